@@ -1,0 +1,1 @@
+"""What all three labs share: the workshop object, the local SageMaker, the embedded models."""
