@@ -1,0 +1,32 @@
+"""What every SageMaker operation is handed beside its request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .moto_services import MotoServices
+from .records import Store
+from .state import StateFolder
+from .telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from .hosting import Deployment
+
+
+@dataclass
+class Context:
+    """The server's parts. `endpoints_changed` is called after an endpoint was made or forgotten."""
+
+    region: str
+    state: StateFolder
+    store: Store
+    moto: MotoServices
+    telemetry: Telemetry
+    endpoints_changed: Callable[[], None]
+    deployments: dict[str, Deployment] = field(default_factory=dict)
+
+
+Operation = Callable[[Context, dict[str, Any]], dict[str, Any]]
+"""An operation of the control plane: takes the validated request, returns the answer's members, raises faults."""

@@ -1,0 +1,225 @@
+"""CreateEndpoint, DescribeEndpoint, ListEndpoints, DeleteEndpoint."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from .context import Context, Operation
+from .endpoint_configs import ENDPOINT_CONFIG
+from .faults import Fault, validation_exception
+from .models import MODEL, image_and_data, refuse_unsupported
+from .records import Kind, Record, page, select
+from .state import ACCOUNT
+
+if TYPE_CHECKING:
+    from .hosting import Deployment, VariantPlan
+
+ENDPOINT = Kind(noun="endpoint", arn_type="endpoint")
+
+_MAX_INSTANCES = 20
+_MAX_FAILURE_REASON = 1024
+
+log = logging.getLogger(__name__)
+
+
+def _create_endpoint(context: Context, request: dict[str, Any]) -> dict[str, Any]:
+    refuse_unsupported(request, ("DeploymentConfig",), "CreateEndpoint")
+    with context.store.lock:
+        config = context.store.get(ENDPOINT_CONFIG, request["EndpointConfigName"])
+        variants = config.fields["ProductionVariants"]
+        _check_capacity(context, variants)
+        plans = [_plan(context, variant) for variant in variants]
+        fields = {
+            "EndpointConfigName": config.name,
+            "EndpointStatus": "Creating",
+            "ProductionVariants": [
+                _variant_summary(variant, plan) for variant, plan in zip(variants, plans, strict=True)
+            ],
+        }
+        record = context.store.create(ENDPOINT, request["EndpointName"], fields, request.get("Tags"))
+        try:
+            deployment = _deployment(context, record, plans)
+        except BaseException:
+            context.store.delete(record)
+            raise
+        context.deployments[record.arn] = deployment
+    context.endpoints_changed()
+    deployment.start()
+    return {"EndpointArn": record.arn}
+
+
+def _deployment(context: Context, record: Record, plans: list[VariantPlan]) -> Deployment:
+    from .hosting import Deployment
+
+    return Deployment(
+        record.name,
+        plans,
+        region=context.region,
+        account=ACCOUNT,
+        state=context.state.root,
+        fetch=context.moto.fetch_object,
+        log=functools.partial(context.telemetry.log, record.name),
+        on_status=functools.partial(_set_status, context, record),
+    )
+
+
+def _plan(context: Context, variant: dict[str, Any]) -> VariantPlan:
+    from .hosting import VariantPlan
+
+    image, environment, model_data_url = image_and_data(context.store.get(MODEL, variant["ModelName"]))
+    timeouts = {
+        name: float(variant[member])
+        for name, member in (
+            ("startup_timeout", "ContainerStartupHealthCheckTimeoutInSeconds"),
+            ("download_timeout", "ModelDataDownloadTimeoutInSeconds"),
+        )
+        if member in variant
+    }
+    return VariantPlan(
+        name=variant["VariantName"],
+        weight=variant["InitialVariantWeight"],
+        instance_count=variant["InitialInstanceCount"],
+        image=image,
+        environment=dict(environment),
+        model_data_url=model_data_url,
+        **timeouts,
+    )
+
+
+def _check_capacity(context: Context, variants: list[dict[str, Any]]) -> None:
+    wanted = sum(variant["InitialInstanceCount"] for variant in variants)
+    used = sum(
+        summary["DesiredInstanceCount"]
+        for record in context.store.all(ENDPOINT)
+        for summary in record.fields["ProductionVariants"]
+    )
+    if used + wanted > _MAX_INSTANCES:
+        raise Fault(
+            "ResourceLimitExceeded",
+            f"The account-level service limit '{variants[0]['InstanceType']} for endpoint usage' is {_MAX_INSTANCES} "
+            f"Instances, with current utilization of {used} Instances and a request delta of {wanted} Instances. "
+            "(The local SageMaker allows that many in all, whatever their type.)",
+        )
+
+
+def _variant_summary(variant: dict[str, Any], plan: VariantPlan) -> dict[str, Any]:
+    repository = plan.image.partition("@")[0]
+    repository = repository[: repository.rfind(":")] if ":" in repository.rpartition("/")[2] else repository
+    digest = hashlib.sha256(plan.image.encode()).hexdigest()
+    summary = {
+        "VariantName": plan.name,
+        "DeployedImages": [
+            {
+                "SpecifiedImage": plan.image,
+                "ResolvedImage": f"{repository}@sha256:{digest}",
+                "ResolutionTime": round(time.time(), 3),
+            }
+        ],
+        "CurrentWeight": plan.weight,
+        "DesiredWeight": plan.weight,
+        "CurrentInstanceCount": 0,
+        "DesiredInstanceCount": plan.instance_count,
+    }
+    if "RoutingConfig" in variant:
+        summary["RoutingConfig"] = variant["RoutingConfig"]
+    return summary
+
+
+def _set_status(context: Context, record: Record, status: str, reason: str | None) -> None:
+    # Whoever sees the new status must find the log lines that led to it.
+    context.telemetry.flush()
+    with context.store.lock:
+        if record.fields["EndpointStatus"] == "Deleting":
+            return
+        record.fields["EndpointStatus"] = status
+        record.fields.pop("FailureReason", None)
+        if reason is not None:
+            record.fields["FailureReason"] = reason[:_MAX_FAILURE_REASON]
+        for summary in record.fields["ProductionVariants"]:
+            summary["CurrentInstanceCount"] = summary["DesiredInstanceCount"] if status == "InService" else 0
+        record.modified = round(time.time(), 3)
+    log.info("endpoint %s is %s%s", record.name, status, f": {reason}" if reason else "")
+
+
+def _describe_endpoint(context: Context, request: dict[str, Any]) -> dict[str, Any]:
+    with context.store.lock:
+        record = context.store.get(ENDPOINT, request["EndpointName"])
+        return _summary(record) | record.fields
+
+
+def _summary(record: Record) -> dict[str, Any]:
+    return {
+        "EndpointName": record.name,
+        "EndpointArn": record.arn,
+        "CreationTime": record.created,
+        "LastModifiedTime": record.modified,
+        "EndpointStatus": record.fields["EndpointStatus"],
+    }
+
+
+def _list_endpoints(context: Context, request: dict[str, Any]) -> dict[str, Any]:
+    records = select(context.store.all(ENDPOINT), request, status_member="EndpointStatus")
+    return page(
+        [_summary(record) for record in records], request, "Endpoints", key=lambda summary: summary["EndpointArn"]
+    )
+
+
+def _delete_endpoint(context: Context, request: dict[str, Any]) -> dict[str, Any]:
+    with context.store.lock:
+        record = context.store.get(ENDPOINT, request["EndpointName"])
+        if record.fields["EndpointStatus"] in ("Creating", "Deleting"):
+            raise validation_exception(f'Cannot update in-progress endpoint "{record.arn}".')
+        record.fields["EndpointStatus"] = "Deleting"
+        record.modified = round(time.time(), 3)
+    threading.Thread(target=_remove, args=(context, record), name=f"delete {record.name}").start()
+    return {}
+
+
+def _remove(context: Context, record: Record) -> None:
+    deployment = context.deployments[record.arn]
+    try:
+        deployment.stop()
+    except Exception:
+        log.exception("endpoint %s could not be stopped in order", record.name)
+    context.telemetry.flush()
+    context.telemetry.forget(record.name)
+    context.deployments.pop(record.arn, None)
+    context.store.delete(record)
+    context.endpoints_changed()
+    log.info("endpoint %s is deleted", record.name)
+
+
+def find_in_service(context: Context, name: str) -> Deployment | None:
+    """The deployment behind the endpoint of exactly that name, where its status is InService, else None."""
+    arn = context.store.arn(ENDPOINT, name)
+    record = context.store.find(arn)
+    if record is None or record.name != name or record.fields["EndpointStatus"] != "InService":
+        return None
+    return context.deployments.get(arn)
+
+
+def stop_all(context: Context) -> None:
+    """End every endpoint's processes; returns when they are gone."""
+    deployments = list(context.deployments.values())
+    if deployments:
+        with ThreadPoolExecutor(len(deployments)) as pool:
+            list(pool.map(lambda deployment: deployment.stop(), deployments))
+
+
+def describe_all(context: Context) -> list[dict[str, str]]:
+    """Name and status of every endpoint."""
+    return [{"name": record.name, "status": record.fields["EndpointStatus"]} for record in context.store.all(ENDPOINT)]
+
+
+OPERATIONS: dict[str, Operation] = {
+    "CreateEndpoint": _create_endpoint,
+    "DescribeEndpoint": _describe_endpoint,
+    "ListEndpoints": _list_endpoints,
+    "DeleteEndpoint": _delete_endpoint,
+}

@@ -1,0 +1,75 @@
+"""The server's parts, put together."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+
+from . import control_plane, endpoints, runtime
+from .context import Context
+from .faults import Fault
+from .moto_services import MotoServices
+from .records import Store
+from .schema import service_model
+from .signatures import Guard
+from .state import ServerRecord, StateFolder
+from .telemetry import Telemetry
+
+
+class Service:
+    """Everything behind the HTTP front."""
+
+    def __init__(self, state: StateFolder, record: ServerRecord):
+        self._state = state
+        self._record = record
+        self._record_lock = threading.Lock()
+        self.guard = Guard(state.credentials(), record.port)
+        self.moto = MotoServices(record.region, state.objects)
+        self._context = Context(
+            region=record.region,
+            state=state,
+            store=Store(record.region),
+            moto=self.moto,
+            telemetry=Telemetry(state, record.region),
+            endpoints_changed=self._publish_endpoints,
+        )
+
+    def prepare(self) -> None:
+        """Load what takes long: moto and the service models."""
+        self.moto.prepare()
+        service_model("sagemaker")
+        service_model("sagemaker-runtime")
+        self._context.telemetry.start()
+
+    async def answer_sagemaker(self, request: Request, region: str, body: bytes) -> Response:
+        """The answer of SageMaker or SageMaker Runtime. Raises faults."""
+        if region != self._record.region:
+            raise Fault(
+                "InvalidSignatureException",
+                f"Credential should be scoped to a valid region: this local SageMaker is in {self._record.region}, the "
+                f"request is for {region}.",
+                403,
+            )
+        if request.scope["path"] == "/":
+            return await run_in_threadpool(control_plane.answer, self._context, request, body)
+        return await runtime.answer(self._context, request, body)
+
+    def describe(self) -> dict[str, Any]:
+        """What the server tells its own command line."""
+        return dataclasses.asdict(self._record) | {"endpoints": endpoints.describe_all(self._context)}
+
+    def close(self) -> None:
+        """End every process and hand over the last log lines."""
+        endpoints.stop_all(self._context)
+        self._context.telemetry.close()
+
+    def _publish_endpoints(self) -> None:
+        # For the next start, should this server be killed: which endpoints ran, where their logs are.
+        with self._record_lock:
+            self._record.endpoints = [endpoint["name"] for endpoint in endpoints.describe_all(self._context)]
+            self._state.write_record(self._record)
