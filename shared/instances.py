@@ -1,0 +1,46 @@
+"""The instance types that this workshop uses: memory, accelerator, and a dated price for a real-time endpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+GIB = 1024**3
+
+PRICING_PAGE = "https://aws.amazon.com/sagemaker/ai/pricing/"
+PRICE_REGION = "us-east-1"
+PRICE_DATE = "2025-10"
+PRICE_NOTE = (
+    f"US dollars per hour for real-time inference in {PRICE_REGION}, noted {PRICE_DATE}. "
+    f"Prices change and differ by region: check {PRICING_PAGE}"
+)
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A hosting instance type: `memory` and `gpu_memory` (of all its GPUs) in GiB, `price` in USD per hour."""
+
+    type: str
+    vcpus: int
+    memory: int
+    gpu: str | None
+    gpu_memory: int
+    price: float
+
+
+INSTANCES = {
+    instance.type: instance
+    for instance in (
+        Instance("ml.m5.xlarge", 4, 16, None, 0, 0.23),
+        Instance("ml.m5.2xlarge", 8, 32, None, 0, 0.461),
+        Instance("ml.g6.xlarge", 4, 16, "1 x NVIDIA L4", 24, 1.1267),
+        Instance("ml.g5.xlarge", 4, 16, "1 x NVIDIA A10G", 24, 1.408),
+        Instance("ml.g5.2xlarge", 8, 32, "1 x NVIDIA A10G", 24, 1.515),
+        Instance("ml.g5.12xlarge", 48, 192, "4 x NVIDIA A10G", 96, 7.09),
+    )
+}
+
+
+def price_per_hour(instance_type: str) -> float | None:
+    """USD per hour of a real-time endpoint on one such instance, see `PRICE_NOTE`; None when not in the table."""
+    instance = INSTANCES.get(instance_type)
+    return instance.price if instance else None

@@ -1,0 +1,132 @@
+"""Looking at an endpoint: its start as it happens, its log lines, its metrics. Through CloudWatch, as on AWS."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from shared.resources import ENDPOINT_LOGS
+
+HEARTBEAT = 60.0  # seconds without news after which the status is repeated
+
+
+class EndpointFailed(RuntimeError):
+    """The endpoint did not come into service; the message has AWS's reason and the last log lines."""
+
+
+class LogReader:
+    """The log lines of one endpoint, each given once. `logs` is a boto3 client for "logs"."""
+
+    def __init__(self, logs: Any, endpoint_name: str):
+        self.group = ENDPOINT_LOGS + endpoint_name
+        self._logs = logs
+        self._tokens: dict[str, str] = {}
+
+    def new_lines(self) -> Iterator[str]:
+        """The lines since the last call, stream by stream; none while the log group does not exist."""
+        try:
+            pages = list(self._logs.get_paginator("describe_log_streams").paginate(logGroupName=self.group))
+        except ClientError as error:
+            if error.response["Error"]["Code"] == "ResourceNotFoundException":
+                return
+            raise
+        for stream in sorted(item["logStreamName"] for page in pages for item in page["logStreams"]):
+            while True:
+                token = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
+                answer = self._logs.get_log_events(
+                    logGroupName=self.group, logStreamName=stream, startFromHead=True, **token
+                )
+                yield from (event["message"].rstrip("\n") for event in answer["events"])
+                ended = answer["nextForwardToken"] == self._tokens.get(stream)
+                self._tokens[stream] = answer["nextForwardToken"]
+                if ended or not answer["events"]:
+                    break
+
+
+def watch(
+    sagemaker: Any,
+    logs: Any,
+    endpoint_name: str,
+    poll: float = 1.0,
+    timeout: float = 1800.0,
+    most_lines: int = 40,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Show an endpoint's way into service: a line when its status changes, and its log lines as they come.
+
+    At most `most_lines` log lines are shown. Raises EndpointFailed when the endpoint fails or is deleted, TimeoutError
+    after `timeout` seconds.
+    """
+    reader = LogReader(logs, endpoint_name)
+    lines: list[str] = []
+    started = spoken = time.monotonic()
+    status = ""
+    while True:
+        description = sagemaker.describe_endpoint(EndpointName=endpoint_name)
+        before, status = status, description["EndpointStatus"]
+        now = time.monotonic()
+        clock = f"{int(now - started) // 60:3d}:{int(now - started) % 60:02d}"
+        if status != before or now - spoken > HEARTBEAT:
+            say(f"{clock}  {status}")
+            spoken = now
+        for line in reader.new_lines():
+            lines.append(line)
+            if len(lines) <= most_lines:
+                say(f"{clock}    | {line}")
+                spoken = now
+            elif len(lines) == most_lines + 1:
+                say(f"{clock}    | ... (more in the log group {reader.group})")
+        if status == "InService":
+            return
+        if status in ("Failed", "OutOfService", "Deleting", "UpdateRollbackFailed"):
+            last = "\n".join(f"  | {line}" for line in lines[-20:]) or "  (none)"
+            raise EndpointFailed(
+                f"endpoint {endpoint_name} is {status}: {description.get('FailureReason', 'no reason given')}\n"
+                f"Last lines of its log group {reader.group}:\n{last}"
+            )
+        if now - started > timeout:
+            raise TimeoutError(f"endpoint {endpoint_name} is still {status} after {timeout:.0f} s")
+        time.sleep(poll)
+
+
+def metrics(
+    cloudwatch: Any, endpoint_name: str, variant: str = "AllTraffic", minutes: int = 15
+) -> list[dict[str, Any]]:
+    """What CloudWatch counted for the endpoint in the last `minutes`: one row per metric that has data.
+
+    Latencies are in microseconds, as SageMaker reports them. On AWS figures appear after about a minute. Metrics:
+    https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
+    """
+    end = datetime.now(UTC)
+    rows = []
+    for name in ("Invocations", "Invocation4XXErrors", "Invocation5XXErrors", "ModelLatency", "OverheadLatency"):
+        answer = cloudwatch.get_metric_statistics(
+            Namespace="AWS/SageMaker",
+            MetricName=name,
+            Dimensions=[
+                {"Name": "EndpointName", "Value": endpoint_name},
+                {"Name": "VariantName", "Value": variant},
+            ],
+            StartTime=end - timedelta(minutes=minutes),
+            EndTime=end + timedelta(minutes=1),
+            Period=60,
+            Statistics=["Sum", "SampleCount", "Maximum"],
+        )
+        points = answer["Datapoints"]
+        if not points:
+            continue
+        total, count = sum(point["Sum"] for point in points), sum(point["SampleCount"] for point in points)
+        rows.append(
+            {
+                "metric": name,
+                "sum": total,
+                "mean": total / count if count else None,
+                "max": max(point["Maximum"] for point in points),
+                "unit": points[0]["Unit"],
+            }
+        )
+    return rows
