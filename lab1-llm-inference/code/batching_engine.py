@@ -27,12 +27,13 @@ class EngineError(RuntimeError):
 
 @dataclass(frozen=True)
 class GeneratedToken:
-    """One generated token and the text that became certain with it."""
+    """One generated token and the text that became certain with it; `last` is true for a sequence's last one."""
 
     token_id: int
     text: str
     log_prob: float | None
     top: tuple[tuple[int, float], ...]
+    last: bool
 
 
 class Sequence:
@@ -43,9 +44,17 @@ class Sequence:
         sampler: chooses its tokens.
         assembler: turns them into text.
         max_new_tokens: where to stop at the latest.
+        stream: make the tokens available one by one, not only all at the end.
     """
 
-    def __init__(self, prompt_ids: list[int], sampler: TokenSampler, assembler: TextAssembler, max_new_tokens: int):
+    def __init__(
+        self,
+        prompt_ids: list[int],
+        sampler: TokenSampler,
+        assembler: TextAssembler,
+        max_new_tokens: int,
+        stream: bool = False,
+    ):
         self.prompt_ids = prompt_ids
         self.sampler = sampler
         self.max_new_tokens = max_new_tokens
@@ -53,6 +62,7 @@ class Sequence:
         self.finish_reason: str | None = None
         self.cancelled = False
         self._assembler = assembler
+        self._stream = stream
         self._events: queue.SimpleQueue[GeneratedToken | Exception | None] = queue.SimpleQueue()
 
     @property
@@ -64,7 +74,7 @@ class Sequence:
         return "".join(token.text for token in self.tokens)
 
     def __iter__(self):
-        """Yield each `GeneratedToken` as it comes; raises EngineError if generation fails."""
+        """Yield each `GeneratedToken` of a streamed sequence as it comes; raises EngineError if generation fails."""
         while (event := self._events.get()) is not None:
             if isinstance(event, Exception):
                 raise EngineError(f"Generation failed: {event}") from event
@@ -76,7 +86,7 @@ class Sequence:
             pass
 
     def cancel(self) -> None:
-        """Have the engine drop the sequence before its next token."""
+        """Have the engine drop the sequence before its next token; who waits for it is released."""
         self.cancelled = True
 
     def accept(self, choice: Choice, eos_token_ids: frozenset[int]) -> bool:
@@ -92,12 +102,18 @@ class Sequence:
             text += self._assembler.finish()
             if self._assembler.stopped:
                 self.finish_reason = "stop_sequence"
-        token = GeneratedToken(choice.token_id, text, choice.log_prob, choice.top)
+        last = self.finish_reason is not None
+        token = GeneratedToken(choice.token_id, text, choice.log_prob, choice.top, last)
         self.tokens.append(token)
-        self._events.put(token)
-        if self.finish_reason:
-            self._events.put(None)
-        return self.finish_reason is not None
+        if self._stream:
+            self._events.put(token)
+        if last:
+            self.release()
+        return last
+
+    def release(self) -> None:
+        """End what waits for this sequence (engine thread only)."""
+        self._events.put(None)
 
     def fail(self, error: BaseException) -> None:
         """End the sequence with an error."""
@@ -215,13 +231,16 @@ class BatchingEngine:
             if rows > 1 and (rows > self._max_batch_size or rows * longest > self._max_batch_tokens):
                 break
             sequence = self._waiting.popleft()
-            if not sequence.cancelled:
+            if sequence.cancelled:
+                sequence.release()
+            else:
                 admitted.append(sequence)
         return admitted
 
     def _drop_cancelled(self) -> None:
         for row in reversed(range(len(self._running))):
             if self._running[row].cancelled:
+                self._running[row].release()
                 self._remove(row)
 
     def _remove(self, row: int) -> None:

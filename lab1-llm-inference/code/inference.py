@@ -25,8 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from generation_request import Limits, parse_body
-from model_loading import load_model
-from text_generator import TextGenerator
+from model_loading import IMPORT_SECONDS, load_model
+from text_generator import TextGenerator, TokenStream
 
 _JSON_LINES = "application/jsonlines"
 
@@ -56,7 +56,8 @@ def model_fn(model_dir, context=None) -> TextGenerator:
         max_waiting=_setting("MAX_CONCURRENT_REQUESTS", 512),
     )
     generator.generate(*generator.parse({"inputs": "a", "parameters": {"max_new_tokens": 2}}))
-    print(f"Model {source} loaded in {time.perf_counter() - start:.2f} s: {note}", flush=True)
+    seconds = time.perf_counter() - start
+    print(f"Imports took {IMPORT_SECONDS:.2f} s, loading {source} {seconds:.2f} s: {note}", flush=True)
     return generator
 
 
@@ -67,8 +68,8 @@ def input_fn(input_data, content_type, context=None):
     return parse_body(input_data)
 
 
-def predict_fn(data, model: TextGenerator, context=None) -> dict | list[dict] | Iterator[dict]:
-    """Generate: the answer, or for a request with `"stream": true` an iterator of its lines.
+def predict_fn(data, model: TextGenerator, context=None) -> dict | list[dict] | TokenStream:
+    """Generate: the answer, or for a request with `"stream": true` the iterator of its lines.
 
     Raises:
         ValueError: the request is not valid; the message says why.
@@ -78,21 +79,27 @@ def predict_fn(data, model: TextGenerator, context=None) -> dict | list[dict] | 
     return model.stream(request, sequences) if request.stream else model.generate(request, sequences)
 
 
-def output_fn(prediction, accept, context=None) -> str | Iterator[str]:
-    """Encode an answer as JSON, or a streamed one as JSON lines."""
-    if isinstance(prediction, (dict, list)):
+def output_fn(prediction, accept, context=None) -> str | tuple[Iterator[str], str]:
+    """Encode an answer as JSON, or a streamed one as JSON lines: one string, or (lines, content type) to a server
+    that sends lines as they come.
+    """
+    if not isinstance(prediction, TokenStream):
         return json.dumps(prediction, ensure_ascii=False)
-    lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in prediction)
-    if _takes_whole_bodies_only(context):
-        return "".join(lines)
-    if hasattr(context, "set_response_content_type"):
-        context.set_response_content_type(0, _JSON_LINES)
-    return lines
+    lines = _encode_lines(prediction)
+    return (lines, _JSON_LINES) if _can_stream(context) else "".join(lines)
 
 
-def _takes_whole_bodies_only(context) -> bool:
-    # Multi Model Server and TorchServe, which run inside the Hugging Face images, cannot send a generator.
-    return type(context).__module__.split(".")[0] in ("mms", "ts")
+def _encode_lines(stream: TokenStream) -> Iterator[str]:
+    try:
+        for line in stream:
+            yield json.dumps(line, ensure_ascii=False) + "\n"
+    finally:
+        stream.close()
+
+
+def _can_stream(context) -> bool:
+    # The model server of the Hugging Face images cannot, nor need an unknown one: a generator goes to this server only.
+    return getattr(context, "system_properties", {}).get("server_name") == "sagemaker-local"
 
 
 def _model_source(model_dir: Path) -> str:

@@ -2,7 +2,10 @@
 
 import gc
 import sys
+import time
 from contextlib import contextmanager
+
+_BEGIN = time.perf_counter()
 
 
 @contextmanager
@@ -27,6 +30,8 @@ with _quick_imports("sklearn", "accelerate"):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
+
+IMPORT_SECONDS = time.perf_counter() - _BEGIN
 
 from packed_linear import pack_linear_layers  # noqa: E402
 

@@ -1,7 +1,6 @@
 """A loaded model with its tokenizer: answers checked requests, whole or token by token."""
 
 import random
-from collections.abc import Iterator
 
 from batching_engine import BatchingEngine, GeneratedToken, Sequence
 from generation_request import DEFAULT_NEW_TOKENS, GenerationRequest, Limits, parse_request
@@ -63,27 +62,14 @@ class TextGenerator:
                 sequence.cancel()
             raise
         answers = [
-            self._answer(request, prompt, sequence) for prompt, sequence in zip(request.prompts, sequences, strict=True)
+            self.answer(request, prompt, sequence) for prompt, sequence in zip(request.prompts, sequences, strict=True)
         ]
         return answers if request.is_list else answers[0]
 
-    def stream(self, request: GenerationRequest, sequences: list[Sequence]) -> Iterator[dict]:
-        """One JSON object per token; the last one also holds the whole answer. Closing the iterator cancels."""
-        (sequence,) = sequences
+    def stream(self, request: GenerationRequest, sequences: list[Sequence]) -> "TokenStream":
+        """Start to generate; the tokens come through the returned iterator."""
         self.engine.submit(sequences)
-        return self._stream(request, sequence)
-
-    def _stream(self, request: GenerationRequest, sequence: Sequence) -> Iterator[dict]:
-        try:
-            for number, token in enumerate(sequence, start=1):
-                line = {"token": _token(token)}
-                if request.parameters.top_n_tokens:
-                    line["top_tokens"] = self._top_tokens(token)
-                if number == len(sequence.tokens) and sequence.finish_reason:
-                    line |= self._answer(request, request.prompts[0], sequence, with_tokens=False)
-                yield line
-        finally:
-            sequence.cancel()
+        return TokenStream(self, request, sequences[0])
 
     def _sequence(self, request: GenerationRequest, index: int, seed: int) -> Sequence:
         parameters, prompt = request.parameters, request.prompts[index]
@@ -101,9 +87,11 @@ class TextGenerator:
             )
         sampler = TokenSampler(parameters, prompt_ids, seed, log_probs=parameters.details or request.stream)
         assembler = TextAssembler(self._decode, prompt_ids, parameters.stop)
-        return Sequence(prompt_ids, sampler, assembler, parameters.max_new_tokens or min(DEFAULT_NEW_TOKENS, room))
+        max_new_tokens = parameters.max_new_tokens or min(DEFAULT_NEW_TOKENS, room)
+        return Sequence(prompt_ids, sampler, assembler, max_new_tokens, request.stream)
 
-    def _answer(self, request: GenerationRequest, prompt: str, sequence: Sequence, with_tokens: bool = True) -> dict:
+    def answer(self, request: GenerationRequest, prompt: str, sequence: Sequence, with_tokens: bool = True) -> dict:
+        """The response object of one finished prompt."""
         parameters = request.parameters
         answer: dict = {"generated_text": (prompt if parameters.return_full_text else "") + sequence.text}
         if not parameters.details:
@@ -117,10 +105,11 @@ class TextGenerator:
         if with_tokens:
             details["tokens"] = [_token(token) for token in sequence.tokens]
             if parameters.top_n_tokens:
-                details["top_tokens"] = [self._top_tokens(token) for token in sequence.tokens]
+                details["top_tokens"] = [self.top_tokens(token) for token in sequence.tokens]
         return answer | {"details": details}
 
-    def _top_tokens(self, token: GeneratedToken) -> list[dict]:
+    def top_tokens(self, token: GeneratedToken) -> list[dict]:
+        """The most probable tokens at one position, best first."""
         return [{"id": id, "text": self._names[id], "log_prob": log_prob} for id, log_prob in token.top]
 
     def _decode(self, token_ids: list[int]) -> str:
@@ -128,6 +117,35 @@ class TextGenerator:
 
     def _decode_with_special_tokens(self, token_ids: list[int]) -> str:
         return self._tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+
+class TokenStream:
+    """Iterator over the lines of a streamed answer, dicts: one per token, the last one with the whole answer.
+
+    Closing it, or dropping it, cancels the generation.
+    """
+
+    def __init__(self, generator: TextGenerator, request: GenerationRequest, sequence: Sequence):
+        self._generator, self._request, self._sequence = generator, request, sequence
+        self._tokens = iter(sequence)
+
+    def __iter__(self) -> "TokenStream":
+        return self
+
+    def __next__(self) -> dict:
+        token = next(self._tokens)
+        line = {"token": _token(token)}
+        if self._request.parameters.top_n_tokens:
+            line["top_tokens"] = self._generator.top_tokens(token)
+        if token.last:
+            line |= self._generator.answer(self._request, self._request.prompts[0], self._sequence, with_tokens=False)
+        return line
+
+    def close(self) -> None:
+        """Stop generating; nothing happens if all tokens have come."""
+        self._sequence.cancel()
+
+    __del__ = close
 
 
 def _token(token: GeneratedToken) -> dict:
