@@ -66,7 +66,7 @@ class Application:
         service, guard = self._service, self._service.guard
         if claim.service == "s3":
             guard.check_signature(request, claim, b"")
-            return await service.moto.answer_stream("s3", request)
+            return await service.moto.answer_s3(request)
         body = await _read_body(request)
         guard.check_signature(request, claim, body)
         if claim.service == "sagemaker":

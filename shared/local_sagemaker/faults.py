@@ -87,7 +87,7 @@ _OTHER_CODES = {
 def error_response(fault: Fault, service: str | None, request: Request) -> Response:
     """`fault` in the form that a client of `service` (its signing name, where known) reads from this request."""
     content_type = request.headers.get("content-type", "")
-    if service in ("iam", "sts") or (service is None and content_type.startswith("application/x-www-form-urlencoded")):
+    if content_type.startswith("application/x-www-form-urlencoded"):
         return query_error(_recoded(fault, "query"))
     if service == "s3" or (service is None and "json" not in content_type and request.method != "POST"):
         return s3_error(_recoded(fault, "s3"))

@@ -1,24 +1,25 @@
-"""Large S3 objects in moto: read by range without copying the object, joined from parts on disk.
+"""Large S3 objects in moto, kept in files and never in memory.
 
-moto reads a whole object into memory for every ranged GET (a 1 GB download by boto3 makes 128 of them), and joins the
-parts of an upload in memory. Two of its methods are replaced here; everything else (conditions, ranges, versions,
-checksums, errors) stays moto's.
+moto reads a whole object for every ranged GET (a 1 GB download by boto3 makes 128 of them), joins the parts of an
+upload in memory, and copies what it stores. Here an object above one megabyte is an unnamed file that is never changed
+after it was written; moto is handed a `Content`, a range of such a file, wherever it works with bytes. Four of its
+functions are replaced for that, see `install`; everything else (conditions, ranges, versions, checksums, errors) stays
+moto's.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
+import io
 import os
 import tempfile
 import zlib
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
-import moto.s3.models
+import moto.s3.responses
 from moto.s3 import exceptions, notifications
 from moto.s3.models import FakeKey, FakeMultipart, S3Backend, s3_backends
 from moto.s3.responses import S3Response
@@ -27,28 +28,67 @@ from moto.settings import S3_UPLOAD_PART_MIN_SIZE
 
 from .state import ACCOUNT
 
+LARGE = 1 << 20
+"""Bytes above which an object lies in a file."""
+
+CONTENT_KEY = "local_sagemaker.content"
+"""Where a WSGI environment holds the `Content` that stands for the body of a request."""
+
 _CHUNK = 1 << 20
 
 
-class _Slice:
-    """A part of an object's file that is read while it is sent: has a length, can be sliced again, iterates chunks."""
+class ObjectFile(io.RawIOBase):
+    """An unnamed file of `size` bytes with a read position of its own. Gone from the disk when nobody has it open."""
 
-    def __init__(self, key: FakeKey, start: int, stop: int):
-        self._key = key
+    def __init__(self, descriptor: int, size: int):
+        self._descriptor = descriptor
+        self._position = 0
+        self.size = size
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._descriptor, len(buffer), self._position)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+
+class Content:
+    """A range of an `ObjectFile`: has a length, can be sliced, and is read in chunks while it is iterated."""
+
+    def __init__(self, file: ObjectFile, start: int, stop: int):
+        self._file = file
         self._start = start
         self._stop = stop
 
     def __len__(self) -> int:
         return self._stop - self._start
 
-    def __getitem__(self, part: slice) -> _Slice:
+    def __getitem__(self, part: slice) -> Content:
         start, stop, _ = part.indices(len(self))
-        return _Slice(self._key, self._start + start, self._start + max(start, stop))
+        return Content(self._file, self._start + start, self._start + max(start, stop))
 
     def __iter__(self) -> Iterator[bytes]:
         # A descriptor of its own: the object may be deleted or replaced while it is sent.
-        descriptor = os.dup(self._key._value_buffer.fileno())
-        return self._chunks(descriptor)
+        return self._chunks(os.dup(self._file.fileno()))
 
     def _chunks(self, descriptor: int) -> Iterator[bytes]:
         try:
@@ -62,64 +102,89 @@ class _Slice:
         finally:
             os.close(descriptor)
 
-
-class _LargeKey:
-    """A moto key whose value is a `_Slice`, all else being the key's own."""
-
-    def __init__(self, key: FakeKey):
-        self._key = key
-
-    @property
-    def value(self) -> _Slice:
-        return _Slice(self._key, 0, self._key.size)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._key, name)
+    def shared(self, folder: Path) -> ObjectFile:
+        """A file of this content alone: the same one where the range is all of it, else a copy in `folder`."""
+        if (self._start, self._stop) == (0, self._file.size):
+            return ObjectFile(os.dup(self._file.fileno()), self._file.size)
+        return write_file(folder, self)
 
 
-_get_key_of_moto = S3Response._get_key
+def write_file(folder: Path, chunks: Iterable[bytes]) -> ObjectFile:
+    """An unnamed file in `folder` that holds `chunks`. Raises OSError where the disk is full."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        for chunk in chunks:
+            file.write(chunk)
+        file.flush()
+        return ObjectFile(os.dup(file.fileno()), file.tell())
 
 
-def _get_key(self: S3Response, validate_storage_class: bool = True) -> tuple[Any, bool]:
-    key, not_modified = _get_key_of_moto(self, validate_storage_class)
-    large = isinstance(key, FakeKey) and key.size > key._max_buffer_size
-    return (_LargeKey(key) if large else key), not_modified
+def install(folder: Path) -> None:
+    """Teach moto to keep large objects in unnamed files of `folder`."""
+    value_of_moto = FakeKey.value
+    setup_class_of_moto = S3Response.setup_class
+
+    def read_value(key: FakeKey) -> bytes | Content:
+        buffer = key._value_buffer
+        return Content(buffer, 0, buffer.size) if isinstance(buffer, ObjectFile) else value_of_moto.fget(key)
+
+    def write_value(key: FakeKey, value: bytes | Content) -> None:
+        if len(value) <= LARGE:
+            value_of_moto.fset(key, b"".join(value) if isinstance(value, Content) else value)
+            return
+        key._value_buffer.close()
+        key._value_buffer = value.shared(folder) if isinstance(value, Content) else write_file(folder, [value])
+        key.contentsize = len(value)
+
+    def setup_class(response: S3Response, request: Any, *arguments: Any) -> None:
+        setup_class_of_moto(response, request, *arguments)
+        response.body = request.environ.get(CONTENT_KEY, response.body)
+
+    def complete(backend: S3Backend, bucket_name: str, upload: str, body: Iterable[tuple[int, str]]) -> FakeKey:
+        return _complete_multipart_upload(backend, bucket_name, upload, body, folder)
+
+    FakeKey.value = property(read_value, write_value)
+    S3Response.setup_class = setup_class
+    S3Backend.complete_multipart_upload = complete
+    moto.s3.responses.compute_checksum = _checksum
+
+
+def _checksum(body: bytes | Content, algorithm: str, encode_base64: bool = True) -> bytes:
+    return compute_checksum(b"".join(body) if isinstance(body, Content) else body, algorithm, encode_base64)
 
 
 def _complete_multipart_upload(
-    self: S3Backend, bucket_name: str, multipart_id: str, body: Iterator[tuple[int, str]]
-) -> FakeKey | None:
-    bucket = self.get_bucket(bucket_name)
-    multipart = bucket.multiparts.get(multipart_id)
+    backend: S3Backend, bucket_name: str, upload: str, body: Iterable[tuple[int, str]], folder: Path
+) -> FakeKey:
+    bucket = backend.get_bucket(bucket_name)
+    multipart = bucket.multiparts.get(upload)
     if multipart is None:
-        raise exceptions.NoSuchUpload(upload_id=multipart_id)
+        raise exceptions.NoSuchUpload(upload_id=upload)
     parts = _chosen_parts(multipart, body)
-    del bucket.multiparts[multipart_id]
     digests = b"".join(bytes.fromhex(part.etag.strip('"')) for part in parts)
-    content, checksum = _join(parts, multipart.metadata)
-    key = self.put_object(
-        bucket_name,
-        multipart.key_name,
-        b"",
-        storage=multipart.storage,
-        etag=f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}",
-        multipart=multipart,
-        encryption=multipart.sse_encryption,
-        kms_key_id=multipart.kms_key_id,
-        disable_notification=True,
-    )
-    with key.lock:
-        key._value_buffer.close()
-        key._value_buffer = content
-        key.contentsize = content.tell()
+    checksum = _PartsChecksum(multipart.metadata)
+    # Not `del`: moto's dictionary would throw the parts away.
+    bucket.multiparts.pop(upload)
+    file = write_file(folder, _drained(parts, checksum))
+    try:
+        key = backend.put_object(
+            bucket_name,
+            multipart.key_name,
+            Content(file, 0, file.size),
+            storage=multipart.storage,
+            etag=f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}",
+            multipart=multipart,
+            encryption=multipart.sse_encryption,
+            kms_key_id=multipart.kms_key_id,
+            disable_notification=True,
+        )
+    finally:
+        file.close()
     key.set_metadata(multipart.metadata)
-    if checksum is not None:
-        key.checksum_algorithm = multipart.metadata.get("x-amz-checksum-algorithm")
-        key.checksum_type, key.checksum_value, key.checksum_parts = checksum
-    self.put_object_tagging(key, multipart.tags)
-    self.put_object_acl(bucket_name, key.name, multipart.acl, disable_notification=True)
+    checksum.describe(key, len(parts))
+    backend.put_object_tagging(key, multipart.tags)
+    backend.put_object_acl(bucket_name, key.name, multipart.acl, disable_notification=True)
     notifications.send_event(
-        self.account_id,
+        backend.account_id,
         notifications.S3NotificationEvent.OBJECT_CREATED_COMPLETE_MULTIPART_UPLOAD_EVENT,
         bucket,
         key,
@@ -127,7 +192,7 @@ def _complete_multipart_upload(
     return key
 
 
-def _chosen_parts(multipart: FakeMultipart, body: Iterator[tuple[int, str]]) -> list[FakeKey]:
+def _chosen_parts(multipart: FakeMultipart, body: Iterable[tuple[int, str]]) -> list[FakeKey]:
     parts: list[FakeKey] = []
     for number, etag in body:
         part = multipart.parts.get(number)
@@ -141,40 +206,41 @@ def _chosen_parts(multipart: FakeMultipart, body: Iterator[tuple[int, str]]) -> 
     return parts
 
 
-def _join(parts: list[FakeKey], metadata: Any) -> tuple[IO[bytes], tuple[str, str, int] | None]:
-    """One file of all parts, and moto's (type, value, parts) of its checksum where the upload asked for one."""
-    algorithm = metadata.get("x-amz-checksum-algorithm")
-    composite = algorithm is not None and metadata.get("x-amz-checksum-type", "COMPOSITE") == "COMPOSITE"
-    part_checksums = bytearray()
-    crc = 0
-    joined = moto.s3.models.tempfile.SpooledTemporaryFile(parts[0]._max_buffer_size)
-    try:
-        for part in parts:
-            content = part.value
-            joined.write(content)
-            if composite:
-                part_checksums += compute_checksum(content, algorithm, encode_base64=False)
-            elif algorithm == "CRC32":
-                crc = zlib.crc32(content, crc)
-            # Freed at once, so that the disk holds the object and one part, not the object twice.
-            part.dispose()
-    except BaseException:
-        joined.close()
-        raise
-    if composite:
-        return joined, ("COMPOSITE", compute_checksum(bytes(part_checksums), algorithm).decode(), len(parts))
-    if algorithm == "CRC32":
-        return joined, ("FULL_OBJECT", b64encode(crc.to_bytes(4, "big")).decode(), 1)
-    return joined, None
+def _drained(parts: list[FakeKey], checksum: _PartsChecksum) -> Iterator[bytes]:
+    for part in parts:
+        value = part.value
+        content = b"".join(value) if isinstance(value, Content) else value
+        checksum.add(content)
+        yield content
+        # Freed at once, so that the disk holds the object and one part, not the object twice.
+        part.dispose()
 
 
-def install(folder: Path) -> None:
-    """Put the two methods in moto's place, and keep the contents of large objects in `folder`."""
-    S3Response._get_key = _get_key
-    S3Backend.complete_multipart_upload = _complete_multipart_upload
-    moto.s3.models.tempfile = SimpleNamespace(
-        SpooledTemporaryFile=functools.partial(tempfile.SpooledTemporaryFile, dir=folder)
-    )
+class _PartsChecksum:
+    """The checksum that an upload asked for: of the parts' checksums, or (CRC32 only) of the whole object."""
+
+    def __init__(self, metadata: Any):
+        self._algorithm = metadata.get("x-amz-checksum-algorithm")
+        self._composite = metadata.get("x-amz-checksum-type", "COMPOSITE") == "COMPOSITE"
+        self._parts = bytearray()
+        self._crc = 0
+
+    def add(self, part: bytes) -> None:
+        if self._algorithm is not None and self._composite:
+            self._parts += compute_checksum(part, self._algorithm, encode_base64=False)
+        elif self._algorithm == "CRC32":
+            self._crc = zlib.crc32(part, self._crc)
+
+    def describe(self, key: FakeKey, parts: int) -> None:
+        if self._algorithm is not None and self._composite:
+            key.checksum_type, key.checksum_parts = "COMPOSITE", parts
+            key.checksum_value = compute_checksum(bytes(self._parts), self._algorithm).decode()
+        elif self._algorithm == "CRC32":
+            key.checksum_type, key.checksum_parts = "FULL_OBJECT", 1
+            key.checksum_value = b64encode(self._crc.to_bytes(4, "big")).decode()
+        else:
+            return
+        key.checksum_algorithm = self._algorithm
 
 
 def exists(url: str) -> bool:
@@ -187,13 +253,11 @@ def fetch(url: str, path: Path) -> None:
     key = _find(url)
     if key is None:
         raise FileNotFoundError(f"no such object: {url}")
+    value = key.value
     try:
         with path.open("wb") as file:
-            if key.size > key._max_buffer_size:
-                for chunk in _Slice(key, 0, key.size):
-                    file.write(chunk)
-            else:
-                file.write(key.value)
+            for chunk in value if isinstance(value, Content) else [value]:
+                file.write(chunk)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
