@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import shutil
 import tarfile
 import tempfile
@@ -48,34 +49,64 @@ def extract(archive: Path, destination: Path) -> None:
         shutil.move(contents, destination)
 
 
+class _StrictHeader(tarfile.TarInfo):
+    """A damaged header is an error, also in the middle, where tarfile would take it for the archive's end."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError) as error:
+            raise tarfile.ReadError(f"damaged header: {error}") from error
+
+
+class _Bounded(io.RawIOBase):
+    """What a compressed file unpacks to, up to a limit: no header and no padding can ask for more memory or disk."""
+
+    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
+        self._file = file
+        self._limit = limit
+        self._read = 0
+
+    def read(self, size: int = -1) -> bytes:
+        piece = self._file.read(min(size, self._limit - self._read + 1) if size >= 0 else self._limit - self._read + 1)
+        self._read += len(piece)
+        if self._read > self._limit:
+            raise ArchiveError(
+                f"it would unpack to more than {self._limit} bytes, {MAX_RATIO} times its own size: no model "
+                "compresses so well"
+            )
+        return piece
+
+
 def _extract_members(archive: Path, folder: Path) -> None:
     allowed = max(SMALL_BYTES, archive.stat().st_size * MAX_RATIO)
     free = shutil.disk_usage(folder).free - KEPT_FREE_BYTES
     total = 0
     members = 0
-    # "r|gz" reads once, front to back: no index in memory, no seeking in compressed data.
-    with tarfile.open(archive, "r|gz", errorlevel=2) as tar:
-        for member in tar:
-            members += 1
-            total += member.size
-            if members > MAX_MEMBERS:
-                raise ArchiveError(f"it has more than {MAX_MEMBERS} members")
-            if total > allowed:
-                raise ArchiveError(
-                    f"it would unpack to more than {allowed} bytes, {MAX_RATIO} times its own size: "
-                    "no model compresses so well"
-                )
-            if total > free:
-                raise ArchiveError(f"the disk is full: {total} bytes are needed, {max(free, 0)} are free")
-            _check(member)
-            try:
-                tar.extract(member, folder, filter="data")
-            except tarfile.FilterError as error:
-                raise ArchiveError(f"the member {member.name!r} is refused: {error}") from error
-            except (KeyError, ValueError, UnicodeError) as error:
-                raise ArchiveError(f"the member {member.name!r} cannot be extracted: {error}") from error
-        if members == 0 and not _ends_like_a_tar(archive):
-            raise ArchiveError("it is not a valid tar.gz archive: there is no member in it")
+    with gzip.open(archive) as compressed:
+        bounded = _Bounded(compressed, allowed)
+        # "r|" reads once, front to back, without an index.
+        with tarfile.open(fileobj=bounded, mode="r|", errorlevel=2, tarinfo=_StrictHeader) as tar:
+            for member in tar:
+                members += 1
+                total += member.size
+                if members > MAX_MEMBERS:
+                    raise ArchiveError(f"it has more than {MAX_MEMBERS} members")
+                if total > free:
+                    raise ArchiveError(f"the disk is full: {total} bytes are needed, {max(free, 0)} are free")
+                _check(member)
+                try:
+                    tar.extract(member, folder, filter="data")
+                except tarfile.FilterError as error:
+                    raise ArchiveError(f"the member {member.name!r} is refused: {error}") from error
+                except (KeyError, ValueError) as error:
+                    raise ArchiveError(f"the member {member.name!r} cannot be extracted: {error}") from error
+                # tarfile remembers every member; nobody asks for them again.
+                tar.members.clear()
+        # To the end of the compressed data, where its checksum is.
+        while bounded.read(1 << 20):
+            continue
 
 
 def _check(member: tarfile.TarInfo) -> None:
@@ -91,8 +122,3 @@ def _check(member: tarfile.TarInfo) -> None:
         raise ArchiveError(f"the member {member.name!r} has a NUL in its name")
     if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
         raise ArchiveError(f"the member {member.name!r} is neither a file nor a folder nor a link")
-
-
-def _ends_like_a_tar(archive: Path) -> bool:
-    with gzip.open(archive) as file:
-        return len(file.read(1024)) == 1024

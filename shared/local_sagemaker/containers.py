@@ -10,6 +10,7 @@ import codecs
 import json
 import re
 import selectors
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -83,7 +84,10 @@ class Container:
                 path.write_bytes(changed)
 
     def start(self) -> None:
-        """Start the processes; returns at once. Raises OSError if the machine cannot start another process."""
+        """Start the processes; returns at once. After `stop` nothing starts, and the container counts as ended.
+
+        Raises OSError if the machine cannot start another process.
+        """
         settings = launcher_settings(
             self._argv,
             self._root,
@@ -93,8 +97,12 @@ class Container:
             remove_when_server_dies=self._remove_when_server_dies,
         )
         with self._lock:
-            if self._process is not None or self._stopped:
-                raise RuntimeError("this container was started or stopped before")
+            if self._process is not None:
+                raise RuntimeError("this container was started before")
+            if self._stopped:
+                self.exit_status = 128 + signal.SIGTERM
+                self._ended.set()
+                return
             self._process = subprocess.Popen(
                 LAUNCHER_COMMAND,
                 stdin=subprocess.PIPE,
@@ -119,7 +127,7 @@ class Container:
             grace_seconds = self._grace_seconds
         if not self._ended.wait(grace_seconds):
             # Closing the pipe has the launcher kill everything at once.
-            self._close()
+            self._process.stdin.close()
             self._ended.wait()
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -133,15 +141,12 @@ class Container:
         except (BrokenPipeError, ValueError):
             return  # The launcher has ended; _follow reports it.
 
-    def _close(self) -> None:
-        self._process.stdin.close()
-
     def _follow(self) -> None:
         for line in split_lines(self._output()):
             self._log(line)
         self._process.stdout.close()
         self.exit_status = self._process.wait()
-        self._close()
+        self._process.stdin.close()
         self._ended.set()
 
     def _output(self) -> Iterator[bytes]:

@@ -61,7 +61,7 @@ def _works(isolation: Isolation) -> bool:
     """Start a process under `isolation` that reads a file below /opt/ml and its own entry in /proc."""
     with tempfile.TemporaryDirectory(prefix="sagemaker-probe-") as folder:
         settings = launcher_settings(
-            ["/bin/sh", "-c", "read word < /opt/ml/proof && test \"$word\" = here && test -r /proc/self/status"],
+            ["/bin/sh", "-c", 'read word < /opt/ml/proof && test "$word" = here && test -r /proc/self/status'],
             Path(folder),
             isolation,
         )

@@ -27,7 +27,7 @@ PING_SECONDS = 2.0
 PING_PAUSE_SECONDS = 0.05
 STOP_GRACE_SECONDS = 3.0
 RESTARTS = 3
-RESTART_PAUSE_SECONDS = 0.5  # Doubled with each restart.
+RESTART_PAUSE_SECONDS = 0.25  # Doubled with each restart.
 HEALTHY_SECONDS = 60.0  # A container that ran this long may fail RESTARTS times anew.
 REASON_LINES = 40
 
@@ -172,9 +172,9 @@ class ModelInstance:
             )
         if failure and isinstance(failure[0], FileNotFoundError):
             raise StartError(
-                f'Failed to download model data for container "container_1" from URL: "{url}". Please ensure that there '
-                "is an object located at the URL and that the role passed to CreateModel has permissions to download "
-                "the object."
+                f'Failed to download model data for container "container_1" from URL: "{url}". Please ensure that '
+                "there is an object located at the URL and that the role passed to CreateModel has permissions to "
+                "download the object."
             ) from failure[0]
         if failure:
             raise StartError(
@@ -190,7 +190,10 @@ class ModelInstance:
             self.log("All packages of code/requirements.txt are installed already.")
             return
         self.log(f"Installing packages of code/requirements.txt, for want of: {', '.join(missing)}")
-        overlay = requirements.Overlay.create(self._root / "overlay")
+        try:
+            overlay = requirements.Overlay.create(self._root / "overlay")
+        except OSError as error:
+            raise StartError(f"The packages of code/requirements.txt could not be installed: {error}") from error
         installation = self._container_for(
             overlay.install_command(f"{CODE_FOLDER}/requirements.txt"),
             {**requirements.installer_environment(), "TMPDIR": str(self._folder)},
@@ -217,39 +220,43 @@ class ModelInstance:
         deadline = time.monotonic() + timeout
         while not ping(socket_path, PING_SECONDS):
             self._check_stopping()
-            if container.wait(PING_PAUSE_SECONDS) is not None:
+            status = container.wait(PING_PAUSE_SECONDS)
+            if status is not None:
                 self._check_stopping()
-                raise StartError(f"{self._health_check_failure()} {self._last_error()}".rstrip())
+                raise StartError(
+                    f"{self._health_check_failure()} The container ended with exit status {status}. "
+                    f"{self._last_error()}".rstrip()
+                )
             if time.monotonic() > deadline:
                 container.stop(0)
                 raise StartError(f"{self._health_check_failure()} No answer to /ping within {timeout:.0f} seconds.")
         self.client = ContainerClient(socket_path, self.plan.name)
 
     def _keep_running(self) -> None:
+        """Restart the container when it ends. Raises StartError when that happens too often."""
         restarts = 0
         while True:
             started = time.monotonic()
             status = self._container.wait()
             self._close_client()
             self._check_stopping()
+            self.log(f"The container ended with exit status {status}.")
             if time.monotonic() - started > HEALTHY_SECONDS:
                 restarts = 0
-            self.log(f"The container ended with exit status {status}.")
-            while True:
-                if restarts == RESTARTS:
-                    raise StartError(
-                        f"The primary container for production variant {self.plan.name} ended again and again (exit "
-                        f"status {status}). Please check CloudWatch logs for this endpoint. {self._last_error()}".rstrip()
-                    )
-                self._stopping.wait(RESTART_PAUSE_SECONDS * 2**restarts)
-                self._check_stopping()
-                restarts += 1
-                self.log(f"Starting the container again ({restarts} of {RESTARTS}).")
-                try:
-                    self._start_container(self.plan.startup_timeout)
-                    break
-                except StartError as error:
-                    self.log(str(error))
+            if restarts == RESTARTS:
+                raise StartError(
+                    f"The primary container for production variant {self.plan.name} ended {RESTARTS + 1} times, the "
+                    f"last time with exit status {status}. Please check CloudWatch logs for this endpoint. "
+                    f"{self._last_error()}".rstrip()
+                )
+            self._stopping.wait(RESTART_PAUSE_SECONDS * 2**restarts)
+            self._check_stopping()
+            restarts += 1
+            self.log(f"Starting the container again ({restarts} of {RESTARTS}).")
+            try:
+                self._start_container(self.plan.startup_timeout)
+            except StartError as error:
+                self.log(str(error))
 
     def _container_for(self, argv: list[str], extra: Mapping[str, str], working_folder: str = ML_FOLDER) -> Container:
         container = Container(

@@ -7,6 +7,7 @@ the server's, and from which pip sees those as installed: it adds what is missin
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import re
 import site
@@ -20,7 +21,17 @@ from pathlib import Path
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-INSTALLER_SETTINGS = ("PIP_", "UV_")
+# Where pip may find packages, and how it gets there; not the settings that would send them elsewhere.
+PIP_SETTINGS = {
+    f"PIP_{name}"
+    for name in (
+        "CONFIG_FILE", "INDEX_URL", "EXTRA_INDEX_URL", "FIND_LINKS", "NO_INDEX", "TRUSTED_HOST", "PROXY", "CERT",
+        "CLIENT_CERT", "CACHE_DIR", "NO_CACHE_DIR", "DEFAULT_TIMEOUT", "RETRIES", "ONLY_BINARY", "NO_BINARY", "PRE",
+    )
+}  # fmt: skip
+LOCATION_OPTION = re.compile(
+    r"(-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host|--no-index|--prefer-binary)\b"
+)
 
 
 def unsatisfied(file: Path) -> list[str]:
@@ -51,7 +62,7 @@ def _lines(file: Path, seen: set[Path]) -> Iterator[str]:
 def _line_is_satisfied(line: str) -> bool:
     # Hashes say which file to install, and are no part of what must be there.
     line = re.sub(r"\s--hash[ =]\S+", "", line).strip()
-    if re.match(r"(-i|-f|--index-url|--extra-index-url|--find-links|--trusted-host|--no-index|--prefer-binary)\b", line):
+    if LOCATION_OPTION.match(line):
         return True  # Where to look, not what to have.
     try:
         return _is_satisfied(Requirement(line), set())
@@ -101,12 +112,18 @@ class Overlay:
 
     @classmethod
     def create(cls, folder: Path) -> Overlay:
-        """Make an empty overlay in `folder`. Its interpreter also sees the packages of the running one."""
+        """Make an empty overlay in `folder`. Its interpreter also sees the packages of the running one.
+
+        Raises FileNotFoundError if these do not include pip.
+        """
+        if importlib.util.find_spec("pip") is None:
+            raise FileNotFoundError(
+                f"pip is not installed in the environment of {sys.executable}, so nothing can be installed for the "
+                "container: run `python -m ensurepip` or `uv pip install pip` there"
+            )
         venv.create(folder, symlinks=True, with_pip=False)
         python = folder / "bin" / "python"
-        packages = Path(
-            sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)})
-        )
+        packages = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(folder), "platbase": str(folder)}))
         packages.mkdir(parents=True, exist_ok=True)
         below = [path for path in _site_folders() if Path(path).is_dir()]
         (packages / "_server_packages.pth").write_text("".join(f"{path}\n" for path in below))
@@ -128,5 +145,6 @@ def _site_folders() -> list[str]:
 
 
 def installer_environment() -> dict[str, str]:
-    """The user's own settings of pip, such as an index to use."""
-    return {name: text for name, text in os.environ.items() if name.startswith(INSTALLER_SETTINGS)}
+    """Environment variables for `Overlay.install_command`: the user's own settings of where pip finds packages."""
+    settings = {name: text for name, text in os.environ.items() if name in PIP_SETTINGS}
+    return {**settings, "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PYTHONPATH": ""}

@@ -44,7 +44,7 @@ class HandlerService:
 
     @classmethod
     def load(cls, model_folder: Path) -> HandlerService:
-        """Import the inference script of `model_folder` (if there is one) and load the model. Raises what they raise."""
+        """Import the inference script of `model_folder`, if any, and load the model. Raises what they raise."""
         functions = _script_functions(model_folder)
         folder = default_model.model_folder(model_folder)
         properties = {"model_dir": str(folder), "gpu_id": None, "batch_size": 1, "server_name": "sagemaker-local"}
@@ -115,7 +115,7 @@ def _script_functions(model_folder: Path) -> dict[str, Callable]:
     found = {function: getattr(module, function) for function in ARGUMENTS if callable(getattr(module, function, None))}
     if "transform_fn" in found and found.keys() & {"input_fn", "predict_fn", "output_fn"}:
         raise ValueError(
-            f"Cannot use transform_fn implementation in conjunction with input_fn, predict_fn, and/or output_fn: {program}"
+            f"{program}: cannot use transform_fn implementation in conjunction with input_fn, predict_fn, output_fn"
         )
     logger.info("%s: %s", program, ", ".join(found) or "defines no handler function; the default ones are used")
     return {function: _with_context(function, value) for function, value in found.items()}
