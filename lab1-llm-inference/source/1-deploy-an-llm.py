@@ -49,7 +49,7 @@ KEEP = False  # True keeps the endpoint for the lab's next notebook
 import sys
 
 sys.path.insert(0, "..")  # the folder that holds `shared`, the code that all labs use
-from shared import display
+from shared import display as view  # IPython has a `display` of its own
 from shared.workshop import Workshop
 
 workshop = Workshop(lab="1", backend=BACKEND, model=MODEL)
@@ -130,7 +130,7 @@ from sagemaker.core.resources import Endpoint, EndpointConfig, Model
 from sagemaker.core.shapes import ContainerDefinition, ProductionVariant
 
 container = workshop.container(model_data)
-display.table(container.items(), columns=["the container's", "value"])
+view.table(container.items(), columns=["the container's", "value"])
 
 # %%
 name = workshop.name("model", container)
@@ -196,7 +196,7 @@ response = runtime.invoke_endpoint(
     Body=json.dumps({"inputs": prompt, "parameters": {"max_new_tokens": 40}}),
 )
 answer = json.loads(response["Body"].read())
-display.completions([{"prompt": prompt, "text": answer["generated_text"], "label": "first answer"}])
+view.completions([{"prompt": prompt, "text": answer["generated_text"], "label": "first answer"}])
 
 # %% [markdown]
 # The dim part is your **prompt**, the rest was written by the model. `max_new_tokens` is how many tokens it may add. A
@@ -218,7 +218,7 @@ from math import exp
 
 details = invoke(prompt, max_new_tokens=12, details=True)["details"]
 rows = [(token["id"], repr(token["text"]), f"{exp(token['log_prob']):.0%}") for token in details["tokens"]]
-display.table(rows, columns=["token id", "text", "probability"])
+view.table(rows, columns=["token id", "text", "probability"])
 
 # %% [markdown]
 # Mind the blanks: in most tokenizers the space belongs to the word that follows it. The last column is the probability
@@ -242,7 +242,7 @@ def next_tokens(inputs, n=20):
 
 
 candidates = next_tokens(prompt)
-display.next_token_bars({"as the model computed it": candidates}, title="What may come next?")
+view.next_token_bars({"as the model computed it": candidates}, title="What may come next?")
 
 # %% [markdown]
 # This bar chart is what the model "thinks". To take the longest bar each time is called **greedy decoding**, and it is
@@ -262,7 +262,7 @@ def with_temperature(candidates, temperature):
     return [(text, power / total) for text, power in powers]
 
 
-display.next_token_bars(
+view.next_token_bars(
     {f"temperature {t}": with_temperature(candidates, t) for t in (0.3, 1.0, 1.5)},
     title="The same step at three temperatures",
 )
@@ -288,7 +288,7 @@ drawn = sample(prompt, 300, temperature=0.3, max_new_tokens=1, details=True)
 counts = Counter(answer["details"]["tokens"][0]["text"] for answer in drawn)
 expected = dict(with_temperature(candidates, 0.3))
 rows = [(repr(text), f"{count / 300:.0%}", f"{expected.get(text, 0):.0%}") for text, count in counts.most_common(5)]
-display.table(rows, columns=["token", "share of 300 draws at temperature 0.3", "by the formula"])
+view.table(rows, columns=["token", "share of 300 draws at temperature 0.3", "by the formula"])
 
 # %% [markdown]
 # The two columns agree within the chance of 300 draws (a few per cent). The formula only knows the twenty candidates that we
@@ -320,10 +320,10 @@ rows = []
 for t, answers in drawn.items():
     texts = [answer["generated_text"] for answer in answers]
     rows.append((t, len(set(texts)), f"{distinct_2(texts):.2f}", f"{mean_log_prob(answers):.2f}"))
-display.table(rows, columns=["temperature", "different texts of 20", "distinct-2", "mean log-probability"])
+view.table(rows, columns=["temperature", "different texts of 20", "distinct-2", "mean log-probability"])
 
 # %%
-display.completions(
+view.completions(
     [{"prompt": prompt, "text": drawn[t][0]["generated_text"], "label": f"temperature {t}"} for t in temperatures]
 )
 
@@ -371,7 +371,7 @@ for label, cut in cuts.items():
     outside = sum(token not in allowed[label] for token in drawn_tokens) if allowed[label] else "-"
     size = len(allowed[label]) if allowed[label] else "all"
     rows.append((label, size, len(set(drawn_tokens)), outside))
-display.table(rows, columns=["setting", "tokens allowed", "different tokens in 100 draws", "draws outside"])
+view.table(rows, columns=["setting", "tokens allowed", "different tokens in 100 draws", "draws outside"])
 
 # %% [markdown]
 # Without a cut, 100 draws give many different tokens. With one, no draw falls outside the allowed set. The allowed set of
@@ -384,7 +384,7 @@ rows = []
 for text in (prompt, settled):
     options = next_tokens(text)
     rows.append((text, repr(options[0][0]), f"{options[0][1]:.0%}", len(within_top_p(options, 0.9))))
-display.table(rows, columns=["text so far", "best next token", "its probability", "tokens within top_p = 0.9 (of 20)"])
+view.table(rows, columns=["text so far", "best next token", "its probability", "tokens within top_p = 0.9 (of 20)"])
 
 # %% [markdown]
 # ## 10. The seed
@@ -395,7 +395,7 @@ display.table(rows, columns=["text so far", "best next token", "its probability"
 # %%
 settings = {"do_sample": True, "temperature": 1.0, "max_new_tokens": 15}
 calls = [("seed 7", {"seed": 7}), ("seed 7 again", {"seed": 7}), ("seed 8", {"seed": 8}), ("no seed", {})]
-display.completions(
+view.completions(
     [
         {"prompt": prompt, "text": invoke(prompt, **settings, **seed)["generated_text"], "label": label}
         for label, seed in calls
@@ -408,12 +408,55 @@ display.completions(
 # Greedy decoding has a known fault: it runs in circles, since what was probable once is probable again. Three settings push down
 # tokens that were used before:
 #
-# - **`repetition_penalty`** makes every token that is already in the text less probable, prompt included (1 is off; useful
-#   values go up to about 1.3);
-# - **`presence_penalty`** takes a fixed amount off the score of each token that the *answer* already holds (0 is off);
-# - **`frequency_penalty`** takes that amount off once for *each time* it was used (0 is off).
+# - **`presence_penalty`** $a$ multiplies the probability of each token that the *answer* already holds by $e^{-a}$ (0 is off);
+# - **`frequency_penalty`** $a$ does so once for *each time* the token was used: $e^{-a \cdot count}$ (0 is off);
+# - **`repetition_penalty`** lowers the score of each token that is in the *prompt or* the answer (1 is off; useful values
+#   go up to about 1.3). It works on the model's raw scores, so it has no formula in probabilities: we will measure it.
 #
-# We measure the share of three-word runs that stand in the text more than once.
+# First the formulas. We let the model write greedily, and stop at the step where it takes a word that it has used most often.
+
+# %%
+steps = invoke(prompt, max_new_tokens=80, details=True, top_n_tokens=8)["details"]
+chosen = [token["text"] for token in steps["tokens"]]
+used_before = [chosen[:i].count(text) if text.strip().isalpha() else 0 for i, text in enumerate(chosen)]
+step = max(range(len(chosen)), key=used_before.__getitem__)
+print("..." + "".join(chosen[max(0, step - 30) : step]), "|", chosen[step], f"({used_before[step]} times before)")
+
+# %%
+def penalise(candidates, so_far, presence=0.0, frequency=0.0):
+    """Apply the two penalties to (text, probability) pairs; they sum to one again, among themselves."""
+    counts = Counter(so_far)
+    weights = [(t, p * exp(-presence * (counts[t] > 0) - frequency * counts[t])) for t, p in candidates]
+    total = sum(weight for _, weight in weights)
+    return [(text, weight / total) for text, weight in weights]
+
+
+candidates_here = [(token["text"], exp(token["log_prob"])) for token in steps["top_tokens"][step]]
+view.next_token_bars(
+    {
+        "no penalty": penalise(candidates_here, chosen[:step]),
+        "presence_penalty 1.5": penalise(candidates_here, chosen[:step], presence=1.5),
+        "frequency_penalty 0.7": penalise(candidates_here, chosen[:step], frequency=0.7),
+    },
+    title=f"The step that took {chosen[step]!r} once more",
+)
+
+# %% [markdown]
+# Bars of words that were used before have shrunk, and the others took their share. Now `repetition_penalty`, measured: we give the
+# text up to that step as a prompt and draw the next token 200 times, without and with the penalty.
+
+# %%
+so_far = prompt + "".join(chosen[:step])
+shares = {}
+for label, penalty in {"no penalty": 1.0, "repetition_penalty 1.3": 1.3}.items():
+    drawn = sample(so_far, 200, temperature=1.0, max_new_tokens=1, details=True, repetition_penalty=penalty)
+    counts = Counter(answer["details"]["tokens"][0]["text"] for answer in drawn)
+    shares[label] = [(text, counts[text] / 200) for text, _ in candidates_here]
+view.next_token_bars(shares, title="The same step, 200 draws each")
+
+# %% [markdown]
+# What do the penalties do to a whole text? We write 120 tokens greedily and measure the share of three-word runs that stand
+# in the text more than once.
 
 # %%
 def repeated(text):
@@ -431,32 +474,15 @@ trials = {
 }
 written = {label: invoke(prompt, max_new_tokens=120, **penalty)["generated_text"] for label, penalty in trials.items()}
 rows = [(label, len(text.split()), f"{repeated(text):.0%}") for label, text in written.items()]
-display.table(rows, columns=["penalty", "words", "three-word runs that repeat"])
+view.table(rows, columns=["penalty", "words", "three-word runs that repeat"])
 
 # %%
-display.completions([{"prompt": prompt, "text": text, "label": label} for label, text in written.items()])
+view.completions([{"prompt": prompt, "text": text, "label": label} for label, text in written.items()])
 
 # %% [markdown]
 # Read the texts as well as the numbers. A penalty knows nothing of meaning: it also pushes down words that ought to come again,
 # such as names, "the", or a full stop. Too much of it and the language breaks.
 #
-# How does it look in the bars? Here is one step at a place where the text has just used its most probable word.
-
-# %%
-used = prompt + candidates[0][0]
-before, after = next_tokens(used), {}
-for label, penalty in list(trials.items())[1:]:
-    tokens = [
-        answer["details"]["tokens"][0]["text"]
-        for answer in sample(used, 60, temperature=1.0, max_new_tokens=1, details=True, **penalty)
-    ]
-    after[label] = len(set(tokens))
-display.table(
-    [("none", f"{before[0][0]!r} at {before[0][1]:.0%}", "-"), *[(k, "", v) for k, v in after.items()]],
-    columns=["penalty", "most probable", "different tokens in 60 draws"],
-)
-
-# %% [markdown]
 # ## 12. When it ends
 #
 # Generation ends for one of three reasons, and the answer says which: the number of tokens is used up (`length`), the
@@ -475,7 +501,7 @@ for label, parameters in endings.items():
     answer = invoke(prompt, details=True, **parameters)
     text, ended = answer["generated_text"], answer["details"]
     rows.append((label, ended["generated_tokens"], ended["finish_reason"], text[:50] + " ... " + text[-25:] if len(text) > 80 else text))
-display.table(rows, columns=["setting", "tokens", "ended by", "text"])
+view.table(rows, columns=["setting", "tokens", "ended by", "text"])
 
 # %% [markdown]
 # ## 13. Streaming
@@ -509,7 +535,7 @@ def stream(inputs, **parameters):
 
 
 seen = {}
-text = display.stream_text(stream(prompt, max_new_tokens=100, do_sample=True, temperature=0.7, seed=1))
+text = view.stream_text(stream(prompt, max_new_tokens=100, do_sample=True, temperature=0.7, seed=1))
 
 # %%
 how = "token by token" if seen["chunks"] > 1 else "in one piece: this server does not stream"
@@ -543,7 +569,7 @@ for label, body in bad.items():
     except ClientError as error:
         message = json.loads(error.response["OriginalMessage"])["message"]
         rows.append((label, error.response["Error"]["Code"], error.response["OriginalStatusCode"], message))
-display.table(rows, columns=["request", "AWS's error", "container's status", "container's message"])
+view.table(rows, columns=["request", "AWS's error", "container's status", "container's message"])
 
 # %% [markdown]
 # `ModelError` is AWS's word for "the container refused". The status 400 in the third column says that the caller is at
@@ -586,7 +612,7 @@ for metric, statistic in [("Invocations", "Sum"), ("Invocation4XXErrors", "Sum")
         Statistics=[statistic],
     )["Datapoints"]
     rows.append((metric, statistic, f"{points[-1][statistic]:,.0f}" if points else "nothing yet", points[-1]["Unit"] if points else ""))
-display.table(rows, columns=["metric", "statistic", "last hour", "unit"])
+view.table(rows, columns=["metric", "statistic", "last hour", "unit"])
 
 # %% [markdown]
 # ## 16. What it costs
@@ -602,7 +628,7 @@ rows = [
     ("forgotten over a weekend, 64 hours", price * 64),
     ("forgotten for a month, 730 hours", price * 730),
 ]
-display.table([(what, f"{usd:,.2f} USD") for what, usd in rows], columns=[f"one {workshop.model.instance_type}", "on AWS"])
+view.table([(what, f"{usd:,.2f} USD") for what, usd in rows], columns=[f"one {workshop.model.instance_type}", "on AWS"])
 print("Price:", workshop.model.price_note)
 print(f"What this run costs per hour: {workshop.price_per_hour:.2f} USD ({workshop.backend}).")
 
@@ -619,7 +645,7 @@ def generate(inputs, **parameters):
     return invoke(inputs, **parameters)["generated_text"]
 
 
-display.playground(generate, prompt=prompt, max_new_tokens=40)
+view.playground(generate, prompt=prompt, max_new_tokens=40)
 
 # %%
 print(generate(prompt, max_new_tokens=40, do_sample=True, temperature=0.8, top_p=0.9, seed=3))
