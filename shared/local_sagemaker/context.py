@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 @dataclass
 class Context:
-    """The server's parts. `endpoints_changed` is called after an endpoint was made or forgotten."""
+    """The server's parts.
+
+    `container_environment` lets the code in a container call this server; `endpoints_changed` is called after an
+    endpoint was made or forgotten.
+    """
 
     region: str
     state: StateFolder
     store: Store
     moto: MotoServices
     telemetry: Telemetry
+    container_environment: dict[str, str]
     endpoints_changed: Callable[[], None]
     deployments: dict[str, Deployment] = field(default_factory=dict)
 

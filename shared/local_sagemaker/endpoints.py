@@ -66,6 +66,7 @@ def _deployment(context: Context, record: Record, plans: list[VariantPlan]) -> D
         fetch=context.moto.fetch_object,
         log=functools.partial(context.telemetry.log, record.name),
         on_status=functools.partial(_set_status, context, record),
+        container_environment=context.container_environment,
     )
 
 

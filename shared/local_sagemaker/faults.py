@@ -69,18 +69,19 @@ def query_error(fault: Fault) -> Response:
     return Response(body, fault.status, {"x-amzn-RequestId": request_id}, media_type="text/xml")
 
 
-_OTHER_CODES = {
-    "s3": {
-        "MissingAuthenticationTokenException": "AccessDenied",
-        "UnrecognizedClientException": "InvalidAccessKeyId",
-        "InvalidSignatureException": "SignatureDoesNotMatch",
-        "InternalFailure": "InternalError",
-    },
-    "query": {
-        "MissingAuthenticationTokenException": "MissingAuthenticationToken",
-        "UnrecognizedClientException": "InvalidClientTokenId",
-        "InvalidSignatureException": "SignatureDoesNotMatch",
-    },
+_S3_FAULTS = {
+    "MissingAuthenticationTokenException": ("AccessDenied", "Access Denied"),
+    "UnrecognizedClientException": (
+        "InvalidAccessKeyId",
+        "The AWS Access Key Id you provided does not exist in our records.",
+    ),
+    "InvalidSignatureException": ("SignatureDoesNotMatch", None),
+    "InternalFailure": ("InternalError", None),
+}
+_QUERY_FAULTS = {
+    "MissingAuthenticationTokenException": ("MissingAuthenticationToken", None),
+    "UnrecognizedClientException": ("InvalidClientTokenId", None),
+    "InvalidSignatureException": ("SignatureDoesNotMatch", None),
 }
 
 
@@ -88,11 +89,12 @@ def error_response(fault: Fault, service: str | None, request: Request) -> Respo
     """`fault` in the form that a client of `service` (its signing name, where known) reads from this request."""
     content_type = request.headers.get("content-type", "")
     if content_type.startswith("application/x-www-form-urlencoded"):
-        return query_error(_recoded(fault, "query"))
+        return query_error(_reworded(fault, _QUERY_FAULTS))
     if service == "s3" or (service is None and "json" not in content_type and request.method != "POST"):
-        return s3_error(_recoded(fault, "s3"))
+        return s3_error(_reworded(fault, _S3_FAULTS))
     return json_error(fault)
 
 
-def _recoded(fault: Fault, family: str) -> Fault:
-    return Fault(_OTHER_CODES[family].get(fault.code, fault.code), fault.message, fault.status)
+def _reworded(fault: Fault, words: dict[str, tuple[str, str | None]]) -> Fault:
+    code, message = words.get(fault.code, (fault.code, None))
+    return Fault(code, message or fault.message, fault.status)

@@ -11,6 +11,7 @@ import os
 import tempfile
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -19,7 +20,8 @@ from starlette.responses import Response
 
 from .aws_chunked import ChunkDecoder
 from .faults import Fault
-from .state import ACCOUNT, ROLE_NAME, default_bucket
+from .iam import simulate_principal_policy, simulated_policy_request
+from .state import ACCOUNT, ROLE_NAME, default_bucket, execution_role_arn
 from .wsgi import WSGIApplication, build_environ, call_application, environ_key
 
 SERVICES = {
@@ -48,17 +50,19 @@ def configure() -> None:
 class MotoServices:
     """moto's WSGI applications, one a service, and the few things that SageMaker asks them directly."""
 
-    def __init__(self, region: str, object_folder: Path):
+    def __init__(self, region: str, object_folder: Path, access_key: str):
         self._region = region
+        self._access_key = access_key
         self._object_folder = object_folder
         self._applications: dict[str, WSGIApplication] = {}
         self._lock = threading.Lock()
         self._ready = threading.Event()
 
     def prepare(self) -> None:
-        """Import moto, make the SDK's default bucket and the execution role. Takes about a second."""
+        """Import moto; make the SDK's default bucket, and the execution role, which every caller is taken to hold."""
         from moto.iam.models import iam_backends
         from moto.s3.models import s3_backends
+        from moto.sts.models import AssumedRole, sts_backends
 
         from . import objects
 
@@ -73,12 +77,25 @@ class MotoServices:
             tags=[],
             max_session_duration="3600",
         )
+        caller = AssumedRole(
+            account_id=ACCOUNT,
+            region_name=self._region,
+            access_key=SimpleNamespace(access_key_id=self._access_key, secret_access_key=""),
+            role_session_name="SageMaker",
+            role_arn=execution_role_arn(),
+            policy="",
+            duration=3600,
+            external_id="",
+        )
+        sts_backends[ACCOUNT]["aws"].assumed_roles.append(caller)
         for service in ("s3", "logs", "monitoring"):
             self._application(service)
         self._ready.set()
 
     async def answer(self, service: str, request: Request, body: bytes) -> Response:
         """moto's answer to `request`, of which `body` has been read, for the service with signing name `service`."""
+        if service == "iam" and (simulation := simulated_policy_request(body)) is not None:
+            return simulate_principal_policy(simulation, await run_in_threadpool(self._principals))
         return await run_in_threadpool(self._call, service, build_environ(request, io.BytesIO(body), len(body)))
 
     async def answer_s3(self, request: Request) -> Response:
@@ -123,17 +140,22 @@ class MotoServices:
 
     def check_role(self, arn: str) -> None:
         """Raise AWS's fault where SageMaker could not assume the role `arn`."""
-        self._ready.wait()
-        from moto.iam.models import iam_backends
-
         if arn.split(":")[4] != ACCOUNT:
             raise Fault("AccessDeniedException", "Cross-account pass role is not allowed.")
-        if arn not in {role.arn for role in iam_backends[ACCOUNT]["aws"].get_roles()}:
+        if arn not in self._principals():
             raise Fault(
                 "ValidationException",
                 f"Could not assume role {arn}. Please ensure that the role exists and allows principal "
                 "'sagemaker.amazonaws.com' to assume the role.",
             )
+
+    def _principals(self) -> set[str]:
+        """ARNs of the roles and users that exist."""
+        self._ready.wait()
+        from moto.iam.models import iam_backends
+
+        backend = iam_backends[ACCOUNT]["aws"]
+        return {role.arn for role in backend.get_roles()} | {user.arn for user in backend.users.values()}
 
     def _application(self, service: str) -> WSGIApplication:
         from moto.moto_server.werkzeug_app import create_backend_app

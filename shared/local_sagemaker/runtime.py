@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import re
@@ -45,6 +46,10 @@ _UNSUPPORTED = (
 )
 _ATTRIBUTES = "X-Amzn-SageMaker-Custom-Attributes"
 _MAX_MESSAGE = 1024
+_TIMEOUT = (
+    "Your invocation timed out while waiting for a response from container primary. Review the latency metrics for "
+    "each container in Amazon CloudWatch, resolve the issue, and try again."
+)
 
 log = logging.getLogger(__name__)
 
@@ -120,26 +125,15 @@ class _Call:
 
     async def answer(self) -> Response:
         """InvokeEndpoint."""
-        from .hosting import InvocationTimeout
-
         invocation = await self._invoke(stream=False)
-        try:
-            content = b"".join([chunk async for chunk in invocation.body])
-        except InvocationTimeout:
-            raise self._timeout(invocation.variant) from None
-        except ConnectionError:
-            raise self._model_error(502, "The container closed the connection.", invocation.variant) from None
-        self._count(invocation.variant, invocation.status, invocation.model_latency_us)
-        self._raise_for_status(invocation, content)
+        content = await self._complete(invocation)
         return Response(content, headers=self._headers(invocation, "Content-Type"))
 
     async def stream(self) -> Response:
         """InvokeEndpointWithResponseStream."""
         invocation = await self._invoke(stream=True)
-        if invocation.status >= 300:
-            content = b"".join([chunk async for chunk in invocation.body])
-            self._count(invocation.variant, invocation.status, invocation.model_latency_us)
-            self._raise_for_status(invocation, content)
+        if not 200 <= invocation.status < 300:
+            await self._complete(invocation)
         return StreamingResponse(
             self._events(invocation),
             headers=self._headers(invocation, "X-Amzn-SageMaker-Content-Type"),
@@ -160,12 +154,20 @@ class _Call:
                 f"Variant {variant} not found for Endpoint {self._endpoint_name} of account {ACCOUNT}.",
             ) from None
         except InvocationTimeout as error:
-            raise self._timeout(getattr(error, "variant", variant or "AllTraffic")) from None
+            self._count(error.variant, 504, None)
+            raise self._model_error(0, _TIMEOUT) from None
         except ContainerUnavailable as error:
             log.info("endpoint %s: %s", self._endpoint_name, error)
-            raise self._model_error(
-                503, "The container is not available.", getattr(error, "variant", variant or "AllTraffic")
-            ) from error
+            self._count(error.variant, 503, None)
+            raise self._model_error(503, str(error)) from None
+
+    async def _complete(self, invocation: Invocation) -> bytes:
+        """The whole answer, counted. Raises the ModelError fault where it is an error."""
+        content = b"".join([chunk async for chunk in invocation.body])
+        self._count(invocation.variant, invocation.status, invocation.model_latency_us)
+        if not 200 <= invocation.status < 300:
+            raise self._model_error(invocation.status, content.decode(errors="replace"))
+        return content
 
     def _container_headers(self) -> dict[str, str]:
         headers = {
@@ -190,27 +192,23 @@ class _Call:
         return headers
 
     async def _events(self, invocation: Invocation) -> AsyncIterator[bytes]:
-        from .hosting import InvocationTimeout
+        from .hosting import InvocationTimeout, StreamBroken
 
         status = invocation.status
         try:
-            async for chunk in invocation.body:
-                if chunk:
-                    yield event_stream.payload_parts(chunk)
-        except InvocationTimeout:
+            # Closed when the client goes away, which tells the container to stop.
+            async with contextlib.aclosing(invocation.body) as body:
+                async for chunk in body:
+                    if chunk:
+                        yield event_stream.payload_parts(chunk)
+        except InvocationTimeout as error:
             status = 504
             yield event_stream.exception(
-                "ModelStreamError",
-                Message="Your model's response took longer than the 60 s that an invocation may take.",
-                ErrorCode="ModelInvocationTimeExceeded",
+                "ModelStreamError", Message=str(error), ErrorCode="ModelInvocationTimeExceeded"
             )
-        except ConnectionError:
+        except StreamBroken as error:
             status = 502
-            yield event_stream.exception(
-                "ModelStreamError",
-                Message="The connection to the model's container ended before the stream did.",
-                ErrorCode="StreamBroken",
-            )
+            yield event_stream.exception("ModelStreamError", Message=str(error), ErrorCode="StreamBroken")
         except Exception:
             status = 500
             log.exception("error while streaming from endpoint %s", self._endpoint_name)
@@ -223,20 +221,7 @@ class _Call:
         latency = total if model_latency_us is None else model_latency_us
         self._context.telemetry.invocation(self._endpoint_name, variant, status, latency, total)
 
-    def _raise_for_status(self, invocation: Invocation, content: bytes) -> None:
-        if not 200 <= invocation.status < 300:
-            raise self._model_error(invocation.status, content.decode(errors="replace"), None)
-
-    def _timeout(self, variant: str) -> Fault:
-        message = (
-            "Your invocation timed out while waiting for a response from container primary. Review the latency metrics "
-            "for each container in Amazon CloudWatch, resolve the issue, and try again."
-        )
-        return self._model_error(0, message, variant)
-
-    def _model_error(self, status: int, message: str, count_for: str | None) -> Fault:
-        if count_for is not None:
-            self._count(count_for, status or 504, None)
+    def _model_error(self, status: int, message: str) -> Fault:
         region, group = self._context.region, log_group(self._endpoint_name)
         message = message[:_MAX_MESSAGE]
         side = "client" if 400 <= status < 500 else "server"

@@ -8,6 +8,7 @@ import logging.handlers
 import os
 import resource
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -79,13 +80,18 @@ def _run(state: StateFolder, record: ServerRecord, listener: socket.socket, idle
     state.write_client_files(record)
     state.write_record(record)
     log.info("serving at %s, process %d, state folder %s", record.url, record.pid, state.root)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn stops at a signal and raises it again when it has; by then nothing more is to happen but our own end.
+        signal.signal(number, _ignore)
     try:
         asyncio.run(main())
-    except KeyboardInterrupt:
-        log.info("interrupted")
     finally:
         service.close()
         log.info("stopped")
+
+
+def _ignore(signal_number: int, frame: object) -> None:
+    return None
 
 
 def _prepare(service: Service, server: uvicorn.Server) -> None:

@@ -28,14 +28,16 @@ class Service:
         self._state = state
         self._record = record
         self._record_lock = threading.Lock()
-        self.guard = Guard(state.credentials(), record.port)
-        self.moto = MotoServices(record.region, state.objects)
+        credentials = state.credentials()
+        self.guard = Guard(credentials, record.port)
+        self.moto = MotoServices(record.region, state.objects, credentials.access_key)
         self._context = Context(
             region=record.region,
             state=state,
             store=Store(record.region),
             moto=self.moto,
             telemetry=Telemetry(state, record.region),
+            container_environment=state.container_environment(record),
             endpoints_changed=self._publish_endpoints,
         )
 

@@ -164,8 +164,8 @@ class StateFolder:
             f"        DefaultS3Bucket: {default_bucket(record.region)}\n",
         )
 
-    def client_environment(self, record: ServerRecord) -> dict[str, str]:
-        """The environment variables that point an AWS client at the server of `record`."""
+    def container_environment(self, record: ServerRecord) -> dict[str, str]:
+        """The environment variables that let a container, which sees no file of this folder, call the server."""
         credentials = self.credentials()
         return {
             "AWS_ENDPOINT_URL": record.url,
@@ -173,9 +173,14 @@ class StateFolder:
             "AWS_DEFAULT_REGION": record.region,
             "AWS_ACCESS_KEY_ID": credentials.access_key,
             "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def client_environment(self, record: ServerRecord) -> dict[str, str]:
+        """The environment variables that point an AWS client at the server of `record`."""
+        return self.container_environment(record) | {
             "AWS_CONFIG_FILE": str(self.config_file),
             "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials_file),
-            "AWS_EC2_METADATA_DISABLED": "true",
             "SAGEMAKER_USER_CONFIG_OVERRIDE": str(self.sdk_config_file),
         }
 

@@ -101,9 +101,10 @@ def stop(state: StateFolder, say: Say) -> None:
         _report_stale(state, say)
         say("local SageMaker: not running")
         return
-    record = state.read_record()
+    record = _wait_for_record_or_end(state)
     if record is None:
-        raise SupervisionError(f"a server is just starting or stopping in {state.root}; try again in some seconds.")
+        say("local SageMaker: stopped")
+        return
     # The server's lock is held, so the process id is the server's own and not a reused one.
     for signal_number, seconds in ((signal.SIGTERM, _STOP_SECONDS), (signal.SIGKILL, _KILL_SECONDS)):
         _signal(record.pid, signal_number)
@@ -115,6 +116,19 @@ def stop(state: StateFolder, say: Say) -> None:
                 return
             time.sleep(0.05)
     raise SupervisionError(f"process {record.pid} does not end.")
+
+
+def _wait_for_record_or_end(state: StateFolder) -> ServerRecord | None:
+    """The record of a server that is perhaps just starting; None where it was just stopping and is gone."""
+    deadline = time.monotonic() + _STOP_SECONDS
+    while time.monotonic() < deadline:
+        record = state.read_record()
+        if record is not None:
+            return record
+        if not state.server_lives():
+            return None
+        time.sleep(0.05)
+    raise SupervisionError(f"a process holds {state.root} and does not say which it is; see {state.server_log}.")
 
 
 def _signal(pid: int, signal_number: int) -> None:
