@@ -30,6 +30,8 @@ class TextAssembler:
 
     def append(self, token_id: int) -> str:
         """Add a token; returns the text that is now certain (possibly empty). Sets `stopped` at a stop string."""
+        if self.stopped:
+            return ""
         self._window.append(token_id)
         self._undecoded += 1
         text = self._decode(self._window)

@@ -1,0 +1,173 @@
+"""The handlers as model servers call them, and how they choose model, settings and layers."""
+
+import json
+import os
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import inference
+import model_loading
+import packed_linear
+import pytest
+import torch
+from toolkit_calls import CODE, call_as_the_toolkit_does
+from transformers import GPT2LMHeadModel, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+
+def server(name):
+    return types.SimpleNamespace(system_properties={"server_name": name})
+
+
+def test_called_one_at_a_time_as_in_the_hugging_face_image(model_dirs):
+    answers = call_as_the_toolkit_does(model_dirs["gpt2"])
+    assert answers["plain"] == answers["with context"]
+    assert list(answers["plain"]) == ["generated_text"]
+    lines = answers["streamed"]
+    assert "".join(line["token"]["text"] for line in lines) == answers["plain"]["generated_text"]
+    assert lines[-1]["generated_text"] == answers["plain"]["generated_text"]
+    assert answers["error"].startswith('Unknown parameter "temprature". Did you mean "temperature"?')
+
+
+def test_a_server_that_streams_gets_lines_and_their_content_type(llama):
+    stream = inference.predict_fn({"inputs": "The cat", "stream": True}, llama)
+    lines, content_type = inference.output_fn(stream, "application/json", server("sagemaker-local"))
+    assert content_type == "application/jsonlines"
+    lines = list(lines)
+    assert all(line.endswith("\n") and line.count("\n") == 1 for line in lines)
+    stream = inference.predict_fn({"inputs": "The cat", "stream": True}, llama)
+    assert inference.output_fn(stream, "application/json", server("MMS")) == "".join(lines)
+
+
+def test_answers_are_json_in_utf_8(llama):
+    answer = inference.predict_fn({"inputs": "你好", "parameters": {"return_full_text": True}}, llama)
+    body = inference.output_fn(answer, "application/json")
+    assert body.startswith('{"generated_text": "你好')
+    assert json.loads(body) == answer
+
+
+def test_the_log_names_the_seconds_of_imports_and_of_loading(model_dirs, capsys):
+    inference.model_fn(model_dirs["llama"]).engine.close()
+    line = capsys.readouterr().out
+    assert "Imports took" in line and "loading" in line and "float32 on cpu" in line
+
+
+def test_hf_model_id_names_the_model_where_the_archive_holds_none(model_dirs, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_MODEL_ID", raising=False)
+    with pytest.raises(FileNotFoundError, match="HF_MODEL_ID"):
+        inference.model_fn(tmp_path)
+    monkeypatch.setenv("HF_MODEL_ID", str(model_dirs["gpt2"]))
+    generator = inference.model_fn(tmp_path)
+    generator.engine.close()
+    assert generator.engine._model.config.model_type == "gpt2"
+
+
+def test_settings_come_from_the_environment_and_are_checked(model_dirs, monkeypatch):
+    monkeypatch.setenv("MAX_TOTAL_TOKENS", "20")
+    monkeypatch.setenv("MAX_CLIENT_BATCH_SIZE", "2")
+    monkeypatch.setenv("MAX_BATCH_SIZE", "3")
+    generator = inference.model_fn(model_dirs["llama"])
+    with pytest.raises(ValueError, match="20"):
+        inference.predict_fn({"inputs": "a", "parameters": {"max_new_tokens": 20}}, generator)
+    with pytest.raises(ValueError, match="3 prompts"):
+        inference.predict_fn({"inputs": ["a", "b", "c"]}, generator)
+    assert generator.engine._max_batch_size == 3
+    generator.engine.close()
+    monkeypatch.setenv("MAX_BATCH_SIZE", "many")
+    with pytest.raises(ValueError, match="MAX_BATCH_SIZE must be a whole number"):
+        inference.model_fn(model_dirs["llama"])
+    monkeypatch.delenv("MAX_BATCH_SIZE")
+    monkeypatch.setenv("DTYPE", "float8")
+    with pytest.raises(ValueError, match="DTYPE must be auto or one of float32"):
+        inference.model_fn(model_dirs["llama"])
+
+
+def test_dtypes_by_hardware(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert model_loading._choose_dtype("auto", cpu) == torch.float32
+    assert model_loading._choose_dtype("bfloat16", cpu) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    assert model_loading._choose_dtype("auto", gpu) == torch.bfloat16
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    assert model_loading._choose_dtype("auto", gpu) == torch.float16
+
+
+def test_bfloat16_generates_too(model_dirs, monkeypatch):
+    monkeypatch.setenv("DTYPE", "bfloat16")
+    generator = inference.model_fn(model_dirs["llama"])
+    answers = inference.predict_fn({"inputs": ["The cat", "a"], "parameters": {"details": True}}, generator)
+    generator.engine.close()
+    assert generator.engine._model.dtype == torch.bfloat16
+    assert all(answer["details"]["generated_tokens"] > 0 for answer in answers)
+
+
+def test_a_model_with_another_state_than_keys_and_values_is_refused(tmp_path, model_dirs):
+    MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=1)).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((model_dirs["llama"] / name).read_bytes())
+    with pytest.raises(ValueError, match="vLLM or LMI"):
+        inference.model_fn(tmp_path)
+
+
+@pytest.mark.parametrize(("architecture", "kind"), [("gpt2", GPT2LMHeadModel), ("llama", LlamaForCausalLM)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_packed_layers_compute_what_the_plain_ones_do(model_dirs, architecture, kind, tied):
+    plain = kind.from_pretrained(model_dirs[architecture]).eval()
+    packed = kind.from_pretrained(model_dirs[architecture]).eval()
+    if not tied:
+        for model in (plain, packed):
+            model.lm_head.weight = torch.nn.Parameter(plain.get_input_embeddings().weight.detach().flip(0).clone())
+    linear = [layer for layer in packed.modules() if type(layer) in (torch.nn.Linear, Conv1D)]
+    count = packed_linear.pack_linear_layers(packed)
+    assert count in (0, len(linear))
+    ids = torch.randint(0, 300, (3, 17), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(packed(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_stay_plain_where_packing_is_missing_or_wrong(model_dirs, monkeypatch):
+    model = GPT2LMHeadModel.from_pretrained(model_dirs["gpt2"]).eval()
+    for broken in (lambda self, inputs: inputs @ torch.zeros(inputs.shape[-1], 1), None):
+        if broken:
+            monkeypatch.setattr(packed_linear.PackedLinear, "forward", broken)
+        else:
+            monkeypatch.setattr(packed_linear.PackedLinear, "__init__", lambda *arguments: torch.ops.mkldnn.absent)
+        assert packed_linear.pack_linear_layers(model) == 0
+    assert type(model.lm_head) is torch.nn.Linear
+
+
+def test_the_handlers_import_no_more_than_they_need():
+    """scikit-learn and accelerate, where installed, would add seconds to every start."""
+    code = (
+        "import sys; import inference; "
+        "print(sorted({'sklearn', 'accelerate', 'pandas', 'scipy', 'shared'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=CODE, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def _image_python():
+    """A Python 3.12 with the image's transformers and a torch, or the reason why there is none."""
+    for candidate in (os.environ.get("IMAGE_PYTHON"), sys.executable, "python3.12"):
+        if not candidate:
+            continue
+        probe = "import sys, torch, transformers; print(*sys.version_info[:2], transformers.__version__)"
+        try:
+            result = subprocess.run([candidate, "-c", probe], capture_output=True, text=True, timeout=120)
+        except (OSError, subprocess.TimeoutExpired):
+            continue
+        if result.returncode == 0 and result.stdout.split() == ["3", "12", "5.5.3"]:
+            return candidate, ""
+    return None, "no Python 3.12 with torch and transformers 5.5.3 here (name one in IMAGE_PYTHON)"
+
+
+def test_on_the_python_of_the_hugging_face_image(model_dirs):
+    python, reason = _image_python()
+    if python is None:
+        pytest.skip(reason)
+    script = Path(__file__).with_name("toolkit_calls.py")
+    result = subprocess.run([python, script, model_dirs["gpt2"]], capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == call_as_the_toolkit_does(model_dirs["gpt2"])
