@@ -25,7 +25,7 @@ MAX_RELOCATED_BYTES = 4 * 1024 * 1024
 READ_BYTES = 64 * 1024
 ENDED_QUIET_SECONDS = 0.5
 _ML_PATH = re.compile(r"(?<![\w.-])" + re.escape(ML_FOLDER) + r"(?![\w.-])")
-_LINE = re.compile(r"([^\r\n]*)(\r\n|\n|\r(?!\Z))")
+_LINE_END = re.compile(r"\r\n|\n|\r(?!\Z)")
 
 
 class Container:
@@ -175,12 +175,12 @@ def split_lines(pieces: Iterable[bytes]) -> Iterator[str]:
     rest = ""
     for piece in pieces:
         text = rest + decoder.decode(piece)
-        end = 0
-        for match in _LINE.finditer(text):
-            end = match.end()
-            if match[1] or match[2] != "\r":
-                yield from _bounded(match[1])
-        rest = text[end:]
+        start = 0
+        for end in _LINE_END.finditer(text):
+            if end[0] != "\r" or end.start() > start:
+                yield from _bounded(text[start : end.start()])
+            start = end.end()
+        rest = text[start:]
         while len(rest) > MAX_LINE_CHARACTERS:
             yield rest[:MAX_LINE_CHARACTERS]
             rest = rest[MAX_LINE_CHARACTERS:]
