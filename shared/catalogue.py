@@ -9,7 +9,6 @@ sizes of a folder are read from its files; those of any other Hub id are asked f
 from __future__ import annotations
 
 import difflib
-import html
 import os
 import re
 import shutil
@@ -21,7 +20,8 @@ import psutil
 
 from shared import model_files
 from shared.container_images import HUGGINGFACE_CPU, HUGGINGFACE_GPU, LMI, image_uri
-from shared.instances import GIB, INSTANCES, PRICE_NOTE, price_per_hour
+from shared.display import Output, table
+from shared.instances import GIB, INSTANCES, PRICE_NOTE, dollars, price_per_hour
 from shared.model_files import WHAT_ELSE, Figures
 
 EMBEDDED = "embedded"
@@ -80,10 +80,13 @@ class Model:
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     variant_options: Mapping[str, int] = field(default_factory=dict, hash=False)
 
-    @property
-    def memory_needed(self) -> int:
-        """Bytes of memory (of the GPU, where there is one) that serving it takes, as an estimate."""
-        return int(self.parameters * BYTES[self.dtype] * MEMORY_FACTOR + MEMORY_OVERHEAD)
+    def memory_needed(self, gpu: bool) -> int:
+        """Bytes of memory that serving it takes, as an estimate: of a GPU, or without one.
+
+        On a CPU the labs' handler computes in float32, whatever the files hold.
+        """
+        width = BYTES[self.dtype] if gpu else BYTES["float32"]
+        return int(self.parameters * width * MEMORY_FACTOR + MEMORY_OVERHEAD)
 
     @property
     def disk_needed(self) -> int:
@@ -122,27 +125,25 @@ class Model:
             model_files.check_available(self.model_id, self.environment.get("HF_MODEL_REVISION"))
 
     def _facts(self) -> list[tuple[str, str]]:
-        price = "unknown" if self.price_per_hour is None else f"{self.price_per_hour:.2f} USD an hour on AWS"
+        price = "price unknown" if self.price_per_hour is None else f"{dollars(self.price_per_hour)} an hour on AWS"
         return [
-            ("model", self.model_id),
+            ("id", self.model_id),
             ("parameters", f"{self.parameters:,} ({self.dtype})"),
             ("download", "none, it is in this repository" if self.name == EMBEDDED else _size(self.download_bytes)),
-            ("memory", _size(self.memory_needed)),
+            ("memory", f"{_size(self.memory_needed(True))} on a GPU, {_size(self.memory_needed(False))} without"),
             ("image", self.image),
             ("instance", f"{self.instance_type}, {price}"),
             ("licence", self.license),
         ]
 
-    def __str__(self) -> str:
-        return "\n".join([self.name, *(f"  {key:<11} {value}" for key, value in self._facts())])
+    def _card(self) -> Output:
+        return table(self._facts(), columns=["model", self.name])
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(key)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for key, value in self._facts()
-        )
-        return f"<table><caption>{html.escape(self.name)}</caption>{rows}</table>"
+    def __str__(self) -> str:
+        return self._card().text
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return self._card()._repr_mimebundle_()
 
 
 _LARGE = {"container_startup_health_check_timeout_in_seconds": 1200}
@@ -299,25 +300,23 @@ def _check_instance(model: Model, instance_type: str) -> None:
             f"{', '.join(INSTANCES)}."
         )
     memory, where = (instance.gpu_memory, "GPU memory") if instance.gpu else (instance.memory, "memory")
-    if model.memory_needed > memory * GIB:
+    needed = model.memory_needed(gpu=bool(instance.gpu))
+    if needed > memory * GIB:
         raise ModelDoesNotFit(
-            f"{model.name} needs about {_size(model.memory_needed)} of {where} ({model.parameters:,} parameters in "
-            f"{model.dtype}), but {instance_type} has {_size(memory * GIB)}."
+            f"{model.name} needs about {_size(needed)} of {where} ({model.parameters:,} parameters), but "
+            f"{instance_type} has {_size(memory * GIB)}."
         )
 
 
 def _check_this_machine(model: Model) -> None:
-    memory = psutil.virtual_memory()
-    available, what = memory.available, f"of this machine's {_size(memory.total)} are free"
-    if model.memory_needed > available:
-        gpu = _gpu_memory()
-        if model.memory_needed > gpu:
-            raise ModelDoesNotFit(
-                f"{model.name} needs about {_size(model.memory_needed)} of memory ({model.parameters:,} parameters in "
-                f"{model.dtype}), but {_size(available)} {what}"
-                + (f", and its GPU has {_size(gpu)}" if gpu else "")
-                + f'. {WHAT_ELSE} On AWS the same model runs on {model.instance_type} (BACKEND = "sagemaker").'
-            )
+    memory, needed = psutil.virtual_memory(), model.memory_needed(gpu=False)
+    if needed > memory.available and not model.memory_needed(gpu=True) <= _gpu_memory():
+        raise ModelDoesNotFit(
+            f"{model.name} needs about {_size(needed)} of memory ({model.parameters:,} parameters in float32, as the "
+            f"labs' handler computes without a GPU), but of this machine's {_size(memory.total)} only "
+            f"{_size(memory.available)} are free. {WHAT_ELSE} On AWS the same model runs on {model.instance_type} "
+            '(BACKEND = "sagemaker").'
+        )
     folder = _cache_folder() if model.weights is None else Path.cwd()
     free = shutil.disk_usage(folder).free
     if model.disk_needed > free:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,6 +55,7 @@ def style() -> None:
             "font.size": 10,
             "legend.frameon": False,
             "lines.linewidth": 2,
+            "text.parse_math": False,  # a token such as $x$ is no formula
         }
     )
 
@@ -77,7 +79,7 @@ def table(
             raise ValueError(f"a row has {len(values)} values for {len(columns)} columns: {row!r}")
         cells.append(values)
     texts = [[_cell(value) for value in values] for values in cells]
-    right = [bool(cells) and all(isinstance(row[i], int | float) for row in cells) for i in range(len(columns))]
+    right = [bool(texts) and all(re.fullmatch(r"-?[\d,.]+%?|", row[i]) for row in texts) for i in range(len(columns))]
 
     def line(tag: str, values: Sequence[str]) -> str:
         aligned = zip(values, right, strict=True)
@@ -92,6 +94,7 @@ def table(
     body = "".join(line("td", values) for values in texts)
     markup = f"<table>{title}<thead>{line('th', columns)}</thead><tbody>{body}</tbody></table>"
 
+    texts = [[value.replace("\n", " ⏎ ") for value in values] for values in texts]
     widths = [max([len(columns[i]), *(len(row[i]) for row in texts)]) for i in range(len(columns))]
     lines = [
         "  ".join(v.rjust(w) if r else v.ljust(w) for v, w, r in zip(row, widths, right, strict=True)).rstrip()
@@ -264,6 +267,8 @@ def visible(token: str) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}={item}" for key, item in value.items()) or "(none)"
     return "" if value is None else str(value)
 
 

@@ -44,3 +44,9 @@ def price_per_hour(instance_type: str) -> float | None:
     """USD per hour of a real-time endpoint on one such instance, see `PRICE_NOTE`; None when not in the table."""
     instance = INSTANCES.get(instance_type)
     return instance.price if instance else None
+
+
+def dollars(price: float) -> str:
+    """A price for people: 0.23 USD, 1.515 USD."""
+    whole, decimals = f"{price:.3f}".split(".")
+    return f"{whole}.{decimals.rstrip('0').ljust(2, '0')} USD"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import html
 import os
 import tarfile
 import tempfile
@@ -16,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from shared.display import Output, table
 
 _SKIPPED_FOLDERS = {"__pycache__"}
 _SKIPPED_SUFFIXES = {".pyc", ".pyo"}
@@ -30,19 +31,15 @@ class Archive:
     sha256: str
     members: tuple[tuple[str, int], ...]
 
-    def __str__(self) -> str:
-        lines = [f"{self.path}: {self.size:,} bytes, sha256 {self.sha256[:12]}"]
-        return "\n".join(lines + [f"  {size:>12,}  {name}" for name, size in self.members])
+    def _card(self) -> Output:
+        caption = f"{self.path}: {self.size:,} bytes, sha256 {self.sha256[:12]}"
+        return table(((name, f"{size:,}") for name, size in self.members), columns=["file", "bytes"], caption=caption)
 
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><td style='text-align:left'>{html.escape(name)}</td><td>{size:,}</td></tr>"
-            for name, size in self.members
-        )
-        return (
-            f"<table><caption>{html.escape(str(self.path))}: {self.size:,} bytes, sha256 {self.sha256[:12]}</caption>"
-            f"<tr><th style='text-align:left'>file</th><th>bytes</th></tr>{rows}</table>"
-        )
+    def __str__(self) -> str:
+        return self._card().text
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
+        return self._card()._repr_mimebundle_()
 
 
 def make_archive(destination: str | Path, weights: str | Path | None, code: str | Path) -> Archive:

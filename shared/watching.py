@@ -58,6 +58,7 @@ def watch(
 ) -> None:
     """Show an endpoint's way into service: a line when its status changes, and its log lines as they come.
 
+    One that is in service already is said to be so, without its log.
     At most `most_lines` log lines are shown. Raises EndpointFailed when the endpoint fails or is deleted, TimeoutError
     after `timeout` seconds.
     """
@@ -73,6 +74,8 @@ def watch(
         if status != before or now - spoken > HEARTBEAT:
             say(f"{clock}  {status}")
             spoken = now
+        if status == "InService" and not before:
+            return
         for line in reader.new_lines():
             lines.append(line)
             if len(lines) <= most_lines:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import hashlib
-import html
 import json
 import os
 import re
@@ -23,6 +22,7 @@ from shared import backends, catalogue, resources, watching
 from shared.backends import BackendError, Ground
 from shared.container_images import LMI
 from shared.display import Output, display, table
+from shared.instances import dollars
 from shared.resources import WORKSHOP, Label
 
 T = TypeVar("T")
@@ -119,12 +119,13 @@ class Workshop:
     def name(self, kind: str, *content: Any) -> str:
         """A valid name, the same each time for this owner, lab, `kind` (as "endpoint") and `content`.
 
-        Give what makes the thing different as `content` (an archive's SHA-256, a container), and changed content gets
-        a new name. At most 63 characters: genai-workshop-lab1-endpoint-<owner>-<8 digits>.
+        Give what makes the thing different as `content` (texts, numbers, lists or dicts of them: an archive's SHA-256,
+        a container), and changed content gets a new name. At most 63 characters:
+        genai-workshop-lab1-endpoint-<owner>-<8 digits>. Raises TypeError for other content, which has no stable text.
         """
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,14}[a-z0-9]", kind):
             raise ValueError(f"kind={kind!r}, but it is a short word in small letters, such as 'endpoint'")
-        whole = json.dumps([self.account, self.region, self.owner, self.lab, kind, *map(repr, content)])
+        whole = json.dumps([self.account, self.region, self.owner, self.lab, kind, *content], sort_keys=True)
         ending = hashlib.sha256(whole.encode()).hexdigest()[:8]
         return f"{WORKSHOP}-lab{self.lab}-{kind}-{self.owner}-{ending}"
 
@@ -143,13 +144,13 @@ class Workshop:
         """The same tags as boto3 and the API want them: [{"Key": ..., "Value": ...}]."""
         return [{"Key": tag["key"], "Value": tag["value"]} for tag in self.tags]
 
-    def container(self, model_data: str) -> Container:
+    def container(self, model_data: str) -> dict[str, Any]:
         """The container definition that serves `self.model` with the archive at `model_data`, for ContainerDefinition.
 
         On AWS an LMI image brings its own server, loads the Hub model that its environment names, and would take the
         archive's code/ for a second model; so it gets no archive there.
         """
-        container = Container(image=self.model.image_uri(self.region), environment=dict(self.model.environment))
+        container = {"image": self.model.image_uri(self.region), "environment": dict(self.model.environment)}
         if self.ground.is_local or self.model.image != LMI:
             container["model_data_url"] = model_data
         return container
@@ -249,40 +250,27 @@ class Workshop:
     def _facts(self) -> list[tuple[str, str]]:
         price = self.price_per_hour
         where = f"this machine, {self.ground.url}" if self.ground.is_local else "Amazon SageMaker"
-        cost = "unknown, see the pricing page" if price is None else f"{price:.2f} USD per hour"
+        cost = "unknown, see the pricing page" if price is None else f"{dollars(price)} per hour"
         if self.ground.is_local and self.model.price_per_hour is not None:
-            cost = f"nothing here (on AWS {self.model.price_per_hour:.2f} USD per hour, {self.model.instance_type})"
+            cost = f"nothing here (on AWS {dollars(self.model.price_per_hour)} per hour, {self.model.instance_type})"
         return [
             ("backend", f"{self.backend} ({where})"),
             ("region", self.region),
             ("account", self.account),
             ("role", self.role.split("/")[-1]),
             ("bucket", self.bucket),
-            ("model", f"{self.model.model_id}, {self.model.parameters / 1e6:,.1f} million parameters"),
+            ("model", f"{self.model.model_id}, {self.model.parameters:,} parameters"),
             ("endpoint costs", cost),
         ]
 
+    def _card(self) -> Output:
+        return table(self._facts(), columns=["workshop", f"lab {self.lab}"])
+
     def __repr__(self) -> str:
-        return "\n".join([f"Workshop, lab {self.lab}", *(f"  {key:<15} {value}" for key, value in self._facts())])
-
-    def _repr_html_(self) -> str:
-        rows = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(key)}</th>"
-            f"<td style='text-align:left'>{html.escape(value)}</td></tr>"
-            for key, value in self._facts()
-        )
-        return f"<table><caption style='text-align:left'><b>Workshop, lab {self.lab}</b></caption>{rows}</table>"
-
-
-class Container(dict):
-    """The keyword arguments of a `ContainerDefinition`, shown as a table."""
+        return self._card().text
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        rows = [
-            (key, "\n".join(f"{k}={v}" for k, v in value.items()) or "(none)" if isinstance(value, dict) else value)
-            for key, value in self.items()
-        ]
-        return table(rows, columns=["container", "value"])._repr_mimebundle_()
+        return self._card()._repr_mimebundle_()
 
 
 def owner(ground: Ground) -> str:
