@@ -62,8 +62,7 @@ class Endpoint:
         environment: dict[str, str] | None = None,
         **plan: float,
     ) -> None:
-        self.lines: list[str] = []
-        self.streams: set[str] = set()
+        self.entries: list[tuple[str, str]] = []
         self.statuses: list[tuple[str, str | None]] = []
         self._changed = threading.Condition()
         if variants is None:
@@ -97,8 +96,7 @@ class Endpoint:
         self.deployment.stop()
 
     def _log(self, stream: str, line: str) -> None:
-        self.streams.add(stream)
-        self.lines.append(line)
+        self.entries.append((stream, line))
 
     def _on_status(self, status: str, reason: str | None) -> None:
         with self._changed:
@@ -114,6 +112,16 @@ class Endpoint:
         reasons = dict(self.statuses)
         assert status in reasons, (self.statuses, self.text)
         return reasons[status]
+
+    @property
+    def lines(self) -> list[str]:
+        """The log's lines, of all streams."""
+        return [line for _, line in self.entries]
+
+    @property
+    def streams(self) -> set[str]:
+        """The names of the log's streams."""
+        return {stream for stream, _ in self.entries}
 
     @property
     def text(self) -> str:

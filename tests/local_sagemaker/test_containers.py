@@ -238,8 +238,8 @@ def test_a_server_that_dies_takes_its_containers_along(tmp_path, isolation, how)
         "from shared.local_sagemaker.containers import Container\n"
         "from shared.local_sagemaker.isolation import Isolation\n"
         f"container = Container([sys.executable, '-c', {DAEMON + 'time.sleep(600)'!r}], root=Path({str(folder)!r}),\n"
-        f"    environment={{'MARKER': {marker!r}}}, log=lambda line: print(line, flush=True), isolation={isolation!r},\n"
-        f"    remove_when_server_dies=[Path({str(folder)!r})])\n"
+        f"    environment={{'MARKER': {marker!r}}}, log=lambda line: print(line, flush=True),\n"
+        f"    isolation={isolation!r}, remove_when_server_dies=[Path({str(folder)!r})])\n"
         "container.start()\n"
         "time.sleep(600)\n"
     )
