@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import tarfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
+from typing import Any, TypeVar
 
 import psutil
 
@@ -16,6 +18,8 @@ from shared.local_sagemaker.hosting import Deployment, Invocation, VariantPlan
 
 JSON_HEADERS = {"content-type": "application/json", "accept": "application/json"}
 PATIENCE_SECONDS = 60.0
+
+T = TypeVar("T")
 
 
 def write_archive(path: Path, files: dict[str, str | bytes]) -> Path:
@@ -89,11 +93,22 @@ class Endpoint:
         )
 
     def __enter__(self) -> Endpoint:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+        self._thread.start()
         self.deployment.start()
         return self
 
     def __exit__(self, *_) -> None:
         self.deployment.stop()
+        self.run(asyncio.sleep(0.01))  # Lets the connections close.
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, done in the event loop of the server that this stands for."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
 
     def _log(self, stream: str, line: str) -> None:
         self.entries.append((stream, line))

@@ -92,7 +92,7 @@ def plan(name: str, weight: float, **environment: str) -> VariantPlan:
 
 
 def test_an_invocation(endpoint) -> None:
-    invocation, body = asyncio.run(endpoint.send({"x": 21}))
+    invocation, body = endpoint.run(endpoint.send({"x": 21}))
     assert (invocation.status, invocation.content_type, body) == (200, "application/json", b"42")
     assert invocation.variant == "AllTraffic"
     assert invocation.model_latency_us > 0
@@ -105,14 +105,14 @@ def test_output_goes_to_the_instance_s_log_stream(endpoint) -> None:
 
 
 def test_a_handler_s_error_is_an_answer(endpoint) -> None:
-    invocation, body = asyncio.run(endpoint.send({}))
+    invocation, body = endpoint.run(endpoint.send({}))
     assert invocation.status == 400
     assert json.loads(body) == {"code": 400, "type": "InternalServerException", "message": "'x'"}
-    assert "KeyError: 'x'" in endpoint.text
+    wait_until(lambda: "KeyError: 'x'" in endpoint.text, "the traceback in the log")
 
 
 def test_the_environment_is_a_container_s(endpoint, monkeypatch) -> None:
-    environment = json.loads(asyncio.run(endpoint.send({"wish": "environment"}))[1])
+    environment = json.loads(endpoint.run(endpoint.send({"wish": "environment"}))[1])
     assert environment["GREETING"] == "hello"
     assert environment["AWS_REGION"] == environment["SAGEMAKER_REGION"] == "us-east-1"
     assert environment["SAGEMAKER_PROGRAM"] == "inference.py"
@@ -126,33 +126,33 @@ def test_the_server_s_secrets_stay_with_the_server(tmp_path, monkeypatch) -> Non
     monkeypatch.setenv("HF_HOME", "/a/cache")
     with Endpoint(tmp_path, FILES) as endpoint:
         endpoint.wait_for("InService")
-        environment = json.loads(asyncio.run(endpoint.send({"wish": "environment"}))[1])
+        environment = json.loads(endpoint.run(endpoint.send({"wish": "environment"}))[1])
     assert "secret" not in environment.values()
     assert environment["HF_HOME"] == "/a/cache"
 
 
 def test_headers_reach_the_container(endpoint) -> None:
     attributes = {"X_Amzn_SageMaker_Custom_Attributes": "a=1", "X_Amzn_SageMaker_Inference_Id": "id-7"}
-    headers = json.loads(asyncio.run(endpoint.send({"wish": "headers"}, **attributes))[1])
+    headers = json.loads(endpoint.run(endpoint.send({"wish": "headers"}, **attributes))[1])
     assert headers["x-amzn-sagemaker-custom-attributes"] == "a=1"
     assert headers["x-amzn-sagemaker-inference-id"] == "id-7"
     assert headers["accept"] == "application/json"
 
 
 def test_literal_opt_ml_paths_work(endpoint) -> None:
-    assert json.loads(asyncio.run(endpoint.send({"wish": "literal"}))[1]) == ["code", "weights.bin"]
+    assert json.loads(endpoint.run(endpoint.send({"wish": "literal"}))[1]) == ["code", "weights.bin"]
 
 
 def test_large_bodies_both_ways(endpoint) -> None:
     request = {"wish": "large", "size": 5_000_000, "padding": "y" * 5_000_000}
-    assert len(asyncio.run(endpoint.send(request))[1]) == 5_000_002
+    assert len(endpoint.run(endpoint.send(request))[1]) == 5_000_002
 
 
 def test_two_requests_meet_in_the_container(endpoint) -> None:
     async def both() -> list[bytes]:
         return [body for _, body in await asyncio.gather(*[endpoint.send({"wish": "meet"}) for _ in range(2)])]
 
-    assert asyncio.run(both()) == [b'"met"', b'"met"']
+    assert endpoint.run(both()) == [b'"met"', b'"met"']
 
 
 def test_a_stream_comes_chunk_by_chunk(endpoint) -> None:
@@ -163,11 +163,11 @@ def test_a_stream_comes_chunk_by_chunk(endpoint) -> None:
         assert invocation.model_latency_us > 0
         return chunks
 
-    assert asyncio.run(read()) == [b'{"number":0}\n', b'{"number":1}\n', b'{"number":2}\n']
+    assert endpoint.run(read()) == [b'{"number":0}\n', b'{"number":1}\n', b'{"number":2}\n']
 
 
 def test_a_stream_may_be_read_as_a_whole(endpoint) -> None:
-    invocation, body = asyncio.run(endpoint.send({"wish": "stream", "count": 2}))
+    invocation, body = endpoint.run(endpoint.send({"wish": "stream", "count": 2}))
     assert (invocation.status, body) == (200, b'{"number":0}\n{"number":1}\n')
 
 
@@ -176,7 +176,7 @@ def test_an_error_on_a_streaming_call_is_an_answer(endpoint) -> None:
         invocation = await endpoint.stream({})
         return invocation.status, b"".join([chunk async for chunk in invocation.body])
 
-    status, body = asyncio.run(read())
+    status, body = endpoint.run(read())
     assert (status, json.loads(body)["message"]) == (400, "'x'")
 
 
@@ -190,19 +190,19 @@ def test_closing_a_stream_early_closes_the_generator(endpoint) -> None:
         await invocation.body.aclose()
         assert invocation.model_latency_us > 0
 
-    asyncio.run(read())
+    endpoint.run(read())
     wait_until(lambda: endpoint.text.count("generator closed") > before, "the generator's end")
 
 
 def test_an_unknown_variant(endpoint) -> None:
     with pytest.raises(UnknownVariant):
-        asyncio.run(endpoint.send({"x": 1}, variant="Other"))
+        endpoint.run(endpoint.send({"x": 1}, variant="Other"))
 
 
 def test_an_answer_that_takes_too_long(endpoint, monkeypatch) -> None:
     monkeypatch.setattr(container_client, "INVOCATION_SECONDS", 0.3)
     with pytest.raises(InvocationTimeout) as caught:
-        asyncio.run(endpoint.send({"wish": "sleep"}))
+        endpoint.run(endpoint.send({"wish": "sleep"}))
     assert caught.value.variant == "AllTraffic"
 
 
@@ -217,7 +217,7 @@ def test_a_stream_that_takes_too_long(endpoint, monkeypatch) -> None:
                 count += 1
         return count
 
-    assert asyncio.run(read()) > 0
+    assert endpoint.run(read()) > 0
 
 
 def test_a_container_that_dies_is_started_again(tmp_path) -> None:
@@ -232,7 +232,7 @@ def test_a_container_that_dies_is_started_again(tmp_path) -> None:
                     return (await endpoint.send({"x": 3}))[1]
                 await asyncio.sleep(0.02)
 
-        assert asyncio.run(asyncio.wait_for(kill_and_use(), PATIENCE_SECONDS)) == b"6"
+        assert endpoint.run(asyncio.wait_for(kill_and_use(), PATIENCE_SECONDS)) == b"6"
         assert "The container ended with exit status 9." in endpoint.text
         assert endpoint.statuses == [("InService", None)]
 
@@ -250,7 +250,7 @@ def test_a_container_that_dies_in_a_stream_breaks_it(tmp_path) -> None:
             assert isinstance(caught.value, ConnectionError)
             return chunks
 
-        assert b"".join(asyncio.run(read())).startswith(b'{"number":0}\n{"number":1}\n')
+        assert b"".join(endpoint.run(read())).startswith(b'{"number":0}\n{"number":1}\n')
 
 
 def test_a_container_that_keeps_dying_fails_the_endpoint(tmp_path) -> None:
@@ -265,7 +265,7 @@ def test_a_container_that_keeps_dying_fails_the_endpoint(tmp_path) -> None:
         assert "ended 4 times, the last time with exit status 5" in reason
         assert reason.endswith("LastError: out of luck")
         with pytest.raises(ContainerUnavailable):
-            asyncio.run(endpoint.send({"x": 1}))
+            endpoint.run(endpoint.send({"x": 1}))
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_a_model_that_does_not_load_fails_the_endpoint(tmp_path, script, cause) 
         assert endpoint.statuses == [("Failed", reason)]
         assert cause in endpoint.text
         with pytest.raises(ContainerUnavailable):
-            asyncio.run(endpoint.send({"x": 1}))
+            endpoint.run(endpoint.send({"x": 1}))
 
 
 def test_a_container_that_never_answers_ping_fails_the_endpoint(tmp_path) -> None:
@@ -348,10 +348,10 @@ def test_variants_share_the_traffic_by_weight(tmp_path) -> None:
                 answers[invocation.variant] += 1
             return answers
 
-        answers = asyncio.run(ask(200))
+        answers = endpoint.run(ask(200))
         assert answers.keys() == {"Blue", "Green"}
         assert answers["Green"] > answers["Blue"]
-        assert asyncio.run(ask(3, "Dark")) == {"Dark": 3}
+        assert endpoint.run(ask(3, "Dark")) == {"Dark": 3}
         assert {stream.split("/")[0] for stream in endpoint.streams} == {"Blue", "Green", "Dark"}
 
 
@@ -372,7 +372,7 @@ def test_instances_take_turns(tmp_path) -> None:
             for _ in range(6):
                 await endpoint.send({"wish": "print"})
 
-        asyncio.run(ask())
+        endpoint.run(ask())
         wait_until(lambda: endpoint.lines.count("asked") == 6, "the handlers' output")
         asked = Counter(stream for stream, line in endpoint.entries if line == "asked")
         assert sorted(asked.values()) == [3, 3]
@@ -471,7 +471,7 @@ def test_missing_requirements_go_into_an_overlay(tmp_path) -> None:
     files["code/requirements.txt"] = f"--no-index\n--find-links wheels\n{name}==1.5  # tiny\n"
     with Endpoint(tmp_path / "state", files) as endpoint:
         endpoint.wait_for("InService")
-        version, base, numpy_file, file = json.loads(asyncio.run(endpoint.send({}))[1])
+        version, base, numpy_file, file = json.loads(endpoint.run(endpoint.send({}))[1])
         assert (version, base) == ("1.5", "2.0")
         assert str(tmp_path) in file
         import numpy
@@ -501,4 +501,4 @@ def test_requirements_that_cannot_be_installed_fail_the_endpoint(tmp_path) -> No
 def test_a_state_folder_of_a_long_path(tmp_path) -> None:
     with Endpoint(tmp_path / ("long" * 50) / "path", FILES) as endpoint:
         endpoint.wait_for("InService")
-        assert asyncio.run(endpoint.send({"x": 1}))[1] == b"2"
+        assert endpoint.run(endpoint.send({"x": 1}))[1] == b"2"
