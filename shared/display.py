@@ -242,10 +242,10 @@ def playground(
 
     def run(_button) -> None:
         button.disabled = True
-        parameters = {name: slider.value for name, slider in sliders.items()}
+        parameters = {"do_sample": True} | {name: slider.value for name, slider in sliders.items()}
         if not parameters["top_k"]:
             del parameters["top_k"]
-        call = f"generate({text.value!r}, {', '.join(f'{name}={value:g}' for name, value in parameters.items())})"
+        call = f"generate({text.value!r}, {', '.join(f'{name}={_short(value)}' for name, value in parameters.items())})"
         try:
             answer = generate(text.value, **parameters)
             shown = completions([{"label": call, "prompt": text.value, "text": answer}]).html
@@ -270,6 +270,10 @@ def _cell(value: Any) -> str:
     if isinstance(value, Mapping):
         return "\n".join(f"{key}={item}" for key, item in value.items()) or "(none)"
     return "" if value is None else str(value)
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _cycle(values: Sequence[str]) -> Iterable[str]:

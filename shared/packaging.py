@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import os
+import sys
 import tarfile
 import tempfile
 from collections.abc import Iterator
@@ -87,7 +88,7 @@ def upload(archive: Archive, prefix: str, client=None) -> str:
     """
     import boto3
     from botocore.exceptions import ClientError
-    from tqdm.auto import tqdm
+    from tqdm import tqdm
 
     bucket, key = split_s3(f"{prefix.rstrip('/')}/{archive.sha256[:12]}/{archive.path.name}")
     url = f"s3://{bucket}/{key}"
@@ -99,8 +100,11 @@ def upload(archive: Archive, prefix: str, client=None) -> str:
     except ClientError as error:
         if error.response["Error"]["Code"] not in ("404", "NoSuchKey", "NotFound"):
             raise
-    with tqdm(total=archive.size, unit="B", unit_scale=True, desc=f"upload {archive.path.name}") as bar:
+    # A text bar, because a widget bar stays at 0% in a saved notebook; and only where there is something to wait for.
+    quiet = archive.size < 20_000_000
+    with tqdm(total=archive.size, unit="B", unit_scale=True, mininterval=1, file=sys.stdout, disable=quiet) as bar:
         client.upload_file(str(archive.path), bucket, key, Callback=bar.update)
+    print(f"uploaded {archive.size:,} bytes to {url}")
     return url
 
 

@@ -157,22 +157,22 @@ def _wait_until_deletable(client: Any, name: str, poll: float, say: Callable[[st
         time.sleep(poll)
 
 
-def objects(s3: Any, bucket: str, prefix: str) -> list[dict[str, Any]]:
-    """The S3 objects (Key, Size) below `prefix`, which must be this workshop's; empty when there is no bucket."""
-    if not prefix.startswith(f"{WORKSHOP}/"):
-        raise PermissionError(f"s3://{bucket}/{prefix} is not below {WORKSHOP}/: left alone")
+def objects(s3: Any, bucket: str, label: Label) -> list[dict[str, Any]]:
+    """The S3 objects (Key, Size) in the places of `label`; empty when there is no bucket."""
     try:
-        pages = list(s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix))
+        pages = list(s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=label.s3_prefix()))
     except ClientError as error:
         if error.response["Error"]["Code"] == "NoSuchBucket":
             return []
         raise
-    return [item for page in pages for item in page.get("Contents", [])]
+    found = [item for page in pages for item in page.get("Contents", [])]
+    # For one lab of everybody the prefix alone is too wide: keys are genai-workshop/<owner>/lab<lab>/...
+    return [item for item in found if label.lab is None or item["Key"].split("/")[2:3] == [f"lab{label.lab}"]]
 
 
-def delete_objects(s3: Any, bucket: str, prefix: str) -> int:
-    """Delete the objects below `prefix`; returns how many there were. Raises RuntimeError when S3 keeps any."""
-    keys = [item["Key"] for item in objects(s3, bucket, prefix)]
+def delete_objects(s3: Any, bucket: str, label: Label) -> int:
+    """Delete the objects of `label`; returns how many there were. Raises RuntimeError when S3 keeps any."""
+    keys = [item["Key"] for item in objects(s3, bucket, label)]
     for start in range(0, len(keys), 1000):
         batch = [{"Key": key} for key in keys[start : start + 1000]]
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})

@@ -1,10 +1,9 @@
-"""Looking at an endpoint: its start as it happens, its log lines, its metrics. Through CloudWatch, as on AWS."""
+"""Looking at an endpoint: its start as it happens, and its log lines. Through CloudWatch Logs, as on AWS."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -43,7 +42,7 @@ class LogReader:
                 yield from (event["message"].rstrip("\n") for event in answer["events"])
                 ended = answer["nextForwardToken"] == self._tokens.get(stream)
                 self._tokens[stream] = answer["nextForwardToken"]
-                if ended or not answer["events"]:
+                if ended:
                     break
 
 
@@ -71,10 +70,8 @@ def watch(
         before, status = status, description["EndpointStatus"]
         now = time.monotonic()
         clock = f"{int(now - started) // 60:3d}:{int(now - started) % 60:02d}"
-        if status != before or now - spoken > HEARTBEAT:
-            say(f"{clock}  {status}")
-            spoken = now
         if status == "InService" and not before:
+            say(f"{clock}  {status}")
             return
         for line in reader.new_lines():
             lines.append(line)
@@ -83,6 +80,9 @@ def watch(
                 spoken = now
             elif len(lines) == most_lines + 1:
                 say(f"{clock}    | ... (more in the log group {reader.group})")
+        if status != before or now - spoken > HEARTBEAT:
+            say(f"{clock}  {status}")
+            spoken = now
         if status == "InService":
             return
         if status in ("Failed", "OutOfService", "Deleting", "UpdateRollbackFailed"):
@@ -94,42 +94,3 @@ def watch(
         if now - started > timeout:
             raise TimeoutError(f"endpoint {endpoint_name} is still {status} after {timeout:.0f} s")
         time.sleep(poll)
-
-
-def metrics(
-    cloudwatch: Any, endpoint_name: str, variant: str = "AllTraffic", minutes: int = 15
-) -> list[dict[str, Any]]:
-    """What CloudWatch counted for the endpoint in the last `minutes`: one row per metric that has data.
-
-    Latencies are in microseconds, as SageMaker reports them. On AWS figures appear after about a minute. Metrics:
-    https://docs.aws.amazon.com/sagemaker/latest/dg/monitoring-cloudwatch.html
-    """
-    end = datetime.now(UTC)
-    rows = []
-    for name in ("Invocations", "Invocation4XXErrors", "Invocation5XXErrors", "ModelLatency", "OverheadLatency"):
-        answer = cloudwatch.get_metric_statistics(
-            Namespace="AWS/SageMaker",
-            MetricName=name,
-            Dimensions=[
-                {"Name": "EndpointName", "Value": endpoint_name},
-                {"Name": "VariantName", "Value": variant},
-            ],
-            StartTime=end - timedelta(minutes=minutes),
-            EndTime=end + timedelta(minutes=1),
-            Period=60,
-            Statistics=["Sum", "SampleCount", "Maximum"],
-        )
-        points = answer["Datapoints"]
-        if not points:
-            continue
-        total, count = sum(point["Sum"] for point in points), sum(point["SampleCount"] for point in points)
-        rows.append(
-            {
-                "metric": name,
-                "sum": total,
-                "mean": total / count if count else None,
-                "max": max(point["Maximum"] for point in points),
-                "unit": points[0]["Unit"],
-            }
-        )
-    return rows

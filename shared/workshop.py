@@ -125,7 +125,10 @@ class Workshop:
         """
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,14}[a-z0-9]", kind):
             raise ValueError(f"kind={kind!r}, but it is a short word in small letters, such as 'endpoint'")
-        whole = json.dumps([self.account, self.region, self.owner, self.lab, kind, *content], sort_keys=True)
+        try:
+            whole = json.dumps([self.account, self.region, self.owner, self.lab, kind, *content], sort_keys=True)
+        except TypeError as error:
+            raise TypeError(f"{error}: name() takes texts, numbers, and lists or dicts of them") from None
         ending = hashlib.sha256(whole.encode()).hexdigest()[:8]
         return f"{WORKSHOP}-lab{self.lab}-{kind}-{self.owner}-{ending}"
 
@@ -219,11 +222,6 @@ class Workshop:
         """The CloudWatch log group of the endpoint."""
         return resources.ENDPOINT_LOGS + _endpoint_name(endpoint)
 
-    def metrics(self, endpoint: Any, minutes: int = 15) -> list[dict[str, Any]]:
-        """CloudWatch's figures for the endpoint, rows for `display.table`; see `watching.metrics`."""
-        with backends.explained(self.ground):
-            return watching.metrics(self.client("cloudwatch"), _endpoint_name(endpoint), minutes=minutes)
-
     # -- cleaning up ------------------------------------------------------------------------------------------------
 
     def cleanup(self, all: bool = False, logs: bool = False) -> None:
@@ -302,7 +300,7 @@ def cleanup(clients: resources.Clients, bucket: str, label: Label, poll: float =
     for resource in resources.find(sagemaker, label):
         resources.delete(sagemaker, resource, poll)
         rows.append((resource.kind.label, resource.name, "deleted"))
-    if count := resources.delete_objects(s3, bucket, label.s3_prefix()):
+    if count := resources.delete_objects(s3, bucket, label):
         rows.append(("S3 objects", f"s3://{bucket}/{label.s3_prefix()}", f"{count} deleted"))
     for group in resources.log_groups(clients("logs"), label):
         if logs:
@@ -311,7 +309,7 @@ def cleanup(clients: resources.Clients, bucket: str, label: Label, poll: float =
     if rows:
         display(table(rows, columns=["kind", "name", "result"]))
     left = resources.find(sagemaker, label)
-    objects = resources.objects(s3, bucket, label.s3_prefix())
+    objects = resources.objects(s3, bucket, label)
     if left or objects:
         names = [resource.name for resource in left] + [item["Key"] for item in objects]
         raise RuntimeError(f"still there after the cleanup: {', '.join(names)}. Run the cleanup again.")
@@ -325,7 +323,7 @@ def show_list(clients: resources.Clients, bucket: str, label: Label) -> Output:
     for resource in resources.find(clients("sagemaker"), label):
         status = (resource.kind.describe(clients("sagemaker"), resource.name) or {}).get(f"{resource.kind.word}Status")
         rows.append((resource.kind.label, resource.name, status or ""))
-    for item in resources.objects(clients("s3"), bucket, label.s3_prefix()):
+    for item in resources.objects(clients("s3"), bucket, label):
         rows.append(("S3 object", f"s3://{bucket}/{item['Key']}", f"{item['Size']:,} bytes"))
     return table(rows, columns=["kind", "name", "status"]) if rows else Output("Nothing.", f"Nothing with {label}.")
 

@@ -122,14 +122,6 @@ def deploy(workshop, code_folder, destination):
     )
 
 
-def until(condition, seconds=60):
-    """Wait for what the server does in the background."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen"
-        time.sleep(0.1)
-
-
 def create_model(workshop, name, tags):
     """A model by boto3, which needs no archive; returns its ARN."""
     image = workshop.model.image_uri(workshop.region)
@@ -157,9 +149,6 @@ def test_a_notebook_deploys_looks_runs_again_and_cleans_up(workshop, tmp_path, c
     assert json.loads(answer["Body"].read()) == {"generated_text": "hi ..."}
     assert any("loading" in line for line in workshop.logs(endpoint))
     assert workshop.log_group(endpoint) == f"/aws/sagemaker/Endpoints/{endpoint.endpoint_name}"
-    until(lambda: len(workshop.metrics(endpoint)) == 5)
-    rows = {row["metric"]: row for row in workshop.metrics(endpoint)}
-    assert rows["Invocations"]["sum"] == 1 and rows["ModelLatency"]["unit"] == "Microseconds"
 
     # The same cells in a new kernel, nothing changed: the same endpoint.
     again = Workshop(lab="1", backend="local", model=workshop.model.weights)
@@ -289,6 +278,8 @@ def test_cleanup_deletes_by_tag_and_lab_and_never_what_is_not_ours(workshop, mod
     assert [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["data", theirs]
 
     assert "genai-workshop-lab1-other" in shell("list", "--all-owners").stdout
+    assert shell("cleanup", "--all-owners", "--lab", "2").returncode == 0
+    assert [item["Key"] for item in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["data", theirs]
     assert shell("cleanup", "--all-owners").returncode == 0
     assert sorted(model_names(workshop)) == ["genai-workshop-lab1-untagged", "production"]
     for name in model_names(workshop):
@@ -296,13 +287,11 @@ def test_cleanup_deletes_by_tag_and_lab_and_never_what_is_not_ours(workshop, mod
     s3.delete_object(Bucket=bucket, Key="data")
 
 
-def test_deletion_itself_refuses_what_has_no_tags_or_another_prefix(workshop):
+def test_deletion_itself_refuses_what_has_no_tags(workshop):
     arn = create_model(workshop, "genai-workshop-lab1-untagged", [])
     untagged = resources.Resource(resources.KINDS[2], "genai-workshop-lab1-untagged", arn, {})
     with pytest.raises(PermissionError, match="does not carry"):
         resources.delete(workshop.client("sagemaker"), untagged, 0.1)
-    with pytest.raises(PermissionError, match="left alone"):
-        resources.delete_objects(workshop.client("s3"), workshop.bucket, "other/")
     workshop.track(arn)  # now it is ours
     workshop.cleanup()
     assert model_names(workshop) == []
