@@ -110,18 +110,19 @@ class MotoServices:
             async for chunk in request.stream():
                 body.write(decoder.feed(chunk) if decoder else chunk)
             size = body.tell()
-            if size > objects.LARGE and _writes_object(request):
-                environ = build_environ(request, io.BytesIO(), 0)
-                body.flush()
-                file = objects.ObjectFile(os.dup(body.fileno()), size)
-                environ[objects.CONTENT_KEY] = objects.Content(file, 0, size)
-            else:
-                body.seek(0)
-                environ = build_environ(request, body, size)
+            body.seek(0)
+            writes = _writes_object(request)
+            environ = build_environ(request, io.BytesIO() if writes else body, 0 if writes else size)
             if decoder:
                 decoder.finish()
                 environ["HTTP_X_AMZ_CONTENT_SHA256"] = "UNSIGNED-PAYLOAD"
                 environ |= {environ_key(name): value for name, value in decoder.trailers.items()}
+            if writes and size > objects.LARGE:
+                file = objects.ObjectFile(os.dup(body.fileno()), size)
+                environ[objects.CONTENT_KEY] = objects.Content(file, 0, size)
+            elif writes:
+                environ[objects.CONTENT_KEY] = body.read()
+            _check_checksum_given(environ)
             return await run_in_threadpool(self._call, "s3", environ)
 
     def object_exists(self, url: str) -> bool:
@@ -186,3 +187,13 @@ def _writes_object(request: Request) -> bool:
         and "x-amz-copy-source" not in request.headers
         and "/" in request.url.path.strip("/")
     )
+
+
+def _check_checksum_given(environ: dict[str, Any]) -> None:
+    algorithm = environ.get("HTTP_X_AMZ_SDK_CHECKSUM_ALGORITHM")
+    if algorithm and environ_key(f"x-amz-checksum-{algorithm}") not in environ:
+        raise Fault(
+            "InvalidRequest",
+            "x-amz-sdk-checksum-algorithm specified, but no corresponding x-amz-checksum-* or x-amz-trailer headers "
+            "were found.",
+        )

@@ -38,15 +38,19 @@ def parse_json(body: bytes) -> dict[str, Any]:
 
 
 def validate(service: str, operation: str, request: dict[str, Any]) -> dict[str, Any]:
-    """`request` without its null members, once it fits the input shape of `operation`.
+    """`request` without its null members, once it fits the input shape of `operation`. Raises as `validate_shape`."""
+    return validate_shape(service, service_model(service)["operations"][operation]["input"]["shape"], request)
+
+
+def validate_shape(service: str, shape: str, value: dict[str, Any]) -> dict[str, Any]:
+    """`value` without its null members, once it fits the structure `shape` of the service model.
 
     Raises the SerializationException fault for a wrong type or an unknown member, and the ValidationException fault,
     with every violation in its message, for a violated constraint.
     """
-    model = service_model(service)
-    validator = _Validator(model["shapes"])
-    shape = model["operations"][operation].get("input", {}).get("shape")
-    clean = validator.structure(model["shapes"][shape], request, "") if shape else {}
+    shapes = service_model(service)["shapes"]
+    validator = _Validator(shapes)
+    clean = validator.structure(shapes[shape], value, "")
     validator.finish()
     return clean
 

@@ -39,16 +39,16 @@ def serve(state: StateFolder, port: int | None, region: str, foreground: bool) -
     state.create()
     _configure_logging(state, foreground)
     idle_minutes = _idle_minutes()
-    with state.lock("server", wait_seconds=1.0) as held:
-        if not held:
-            raise StartError(f"Another local SageMaker already uses the state folder {state.root}.")
-        listener = _bind(state, port)
-        record = ServerRecord(secrets.token_hex(16), os.getpid(), listener.getsockname()[1], region, time.time())
-        _prepare_process(state, record)
-        try:
-            _run(state, record, listener, idle_minutes)
-        finally:
-            state.remove_record()
+    # Never given back: the lock is to end with the process, so that whoever waits for it waits for that.
+    if state.take_lock("server", wait_seconds=1.0) is None:
+        raise StartError(f"Another local SageMaker already uses the state folder {state.root}.")
+    listener = _bind(state, port)
+    record = ServerRecord(secrets.token_hex(16), os.getpid(), listener.getsockname()[1], region, time.time())
+    _prepare_process(state, record)
+    try:
+        _run(state, record, listener, idle_minutes)
+    finally:
+        state.remove_record()
 
 
 def _run(state: StateFolder, record: ServerRecord, listener: socket.socket, idle_minutes: float) -> None:

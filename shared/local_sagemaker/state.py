@@ -73,21 +73,27 @@ class StateFolder:
 
     # -- who runs ------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def lock(self, name: str, wait_seconds: float = float("inf")) -> Iterator[bool]:
-        """Hold the lock `name` ("start" or "server"); yields False where it stays taken for `wait_seconds`.
+    def take_lock(self, name: str, wait_seconds: float = float("inf")) -> int | None:
+        """Take the lock `name` ("start" or "server"); None where it stays taken for `wait_seconds`.
 
-        The kernel frees the lock when its holder ends, however that happens, so a lock that is held proves a living
-        process, which a process id in a file does not.
+        It is held until the returned file descriptor is closed or the process ends. The kernel sees to that, however
+        the process ends, so a lock that is held proves a living process, which a process id in a file does not.
         """
         descriptor = os.open(self._lock_file(name), os.O_RDWR | os.O_CREAT, 0o600)
+        deadline = time.monotonic() + wait_seconds
+        while not _try_lock(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() >= deadline:
+                os.close(descriptor)
+                return None
+            time.sleep(0.02)
+        return descriptor
+
+    @contextmanager
+    def starting(self) -> Iterator[None]:
+        """Keep every other start out; waits for one that is under way."""
+        descriptor = self.take_lock("start")
         try:
-            deadline = time.monotonic() + wait_seconds
-            held = _try_lock(descriptor, fcntl.LOCK_EX)
-            while not held and time.monotonic() < deadline:
-                time.sleep(0.02)
-                held = _try_lock(descriptor, fcntl.LOCK_EX)
-            yield held
+            yield
         finally:
             os.close(descriptor)
 

@@ -67,7 +67,7 @@ def start(state: StateFolder, port: int | None, region: str, say: Say) -> Server
         state.create()
     except OSError as error:
         raise SupervisionError(f"the state folder {state.root} cannot be used: {error}") from error
-    with state.lock("start"):
+    with state.starting():
         if not state.server_lives():
             _report_stale(state, say)
             log_start = state.server_log.stat().st_size if state.server_log.exists() else 0
