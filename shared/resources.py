@@ -6,6 +6,7 @@ Every name begins with `WORKSHOP`, so that listing is one filtered call per kind
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -187,4 +188,7 @@ def log_groups(logs: Any, label: Label) -> list[str]:
     prefix = f"{ENDPOINT_LOGS}{WORKSHOP}-" + (f"lab{label.lab}-" if label.lab is not None else "")
     pages = logs.get_paginator("describe_log_groups").paginate(logGroupNamePrefix=prefix)
     names = [group["logGroupName"] for page in pages for group in page["logGroups"]]
-    return [name for name in names if label.owner is None or f"-{label.owner}-" in name]
+    if label.owner is None:
+        return names
+    ours = re.compile(rf"{WORKSHOP}-lab[a-z0-9]+-[a-z0-9]+-{re.escape(label.owner)}-[0-9a-f]{{8}}")
+    return [name for name in names if ours.fullmatch(name.removeprefix(ENDPOINT_LOGS))]

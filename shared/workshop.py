@@ -18,6 +18,9 @@ import sys
 from functools import cached_property
 from typing import Any, TypeVar
 
+import boto3
+from botocore.exceptions import ClientError
+
 from shared import backends, catalogue, resources, watching
 from shared.backends import BackendError, Ground
 from shared.container_images import LMI
@@ -108,8 +111,6 @@ class Workshop:
 
     def client(self, service: str):
         """A boto3 client for `service`, such as "sagemaker-runtime", in the right region; the same one each time."""
-        import boto3
-
         if service not in self._clients:
             self._clients[service] = boto3.client(service, region_name=self.region)
         return self._clients[service]
@@ -123,8 +124,8 @@ class Workshop:
         a container), and changed content gets a new name. At most 63 characters:
         genai-workshop-lab1-endpoint-<owner>-<8 digits>. Raises TypeError for other content, which has no stable text.
         """
-        if not re.fullmatch(r"[a-z][a-z0-9-]{0,14}[a-z0-9]", kind):
-            raise ValueError(f"kind={kind!r}, but it is a short word in small letters, such as 'endpoint'")
+        if not re.fullmatch(r"[a-z][a-z0-9]{0,15}", kind):
+            raise ValueError(f"kind={kind!r}, but it is one short word in small letters, such as 'endpoint'")
         try:
             whole = json.dumps([self.account, self.region, self.owner, self.lab, kind, *content], sort_keys=True)
         except TypeError as error:
@@ -360,8 +361,6 @@ def main(arguments: list[str] | None = None) -> int:
         if ground is None:
             print(_NOTHING_RUNS)
             return 0
-        import boto3
-
         label = Label(options.lab, None if options.all_owners else owner(ground))
         bucket = f"sagemaker-{ground.region}-{ground.account}"
         with backends.explained(ground):
@@ -369,7 +368,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(show_list(boto3.client, bucket, label))
             else:
                 cleanup(boto3.client, bucket, label, 0.2 if ground.is_local else 1.0, options.logs)
-    except (BackendError, RuntimeError) as error:
+    except (RuntimeError, OSError, ClientError) as error:  # BackendError is a RuntimeError
         print(error, file=sys.stderr)
         return 1
     return 0
