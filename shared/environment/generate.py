@@ -15,10 +15,9 @@ import tempfile
 from pathlib import Path
 
 from shared.environment import specification
-from shared.environment.specification import CHECKOUT, UNLOCKED, Specification, lock_entries, name_of
+from shared.environment.specification import CHECKOUT, CPU_WHEELS, UNLOCKED, Specification, lock_entries, name_of
 
 HEADER = "# Made from pyproject.toml by `python -m shared.environment.generate`. Do not edit.\n"
-CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
 class GenerationError(Exception):

@@ -10,6 +10,8 @@ from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"  # PyTorch's own package index of CPU builds
+
 # Which build of torch is right depends on the machine; the others come with its CUDA build only.
 UNLOCKED = re.compile(r"^(torch|triton|nvidia-.+|cuda-.+)$")
 
