@@ -170,8 +170,9 @@ print(config.endpoint_config_name)
 
 # %%
 name = workshop.name("endpoint")
-endpoint = workshop.existing(Endpoint, name, endpoint_config_name=config.endpoint_config_name) or Endpoint.create(
-    endpoint_name=name, endpoint_config_name=config.endpoint_config_name, tags=workshop.tags
+uses = config.endpoint_config_name
+endpoint = workshop.existing(Endpoint, name, endpoint_config_name=uses) or Endpoint.create(
+    endpoint_name=name, endpoint_config_name=uses, tags=workshop.tags
 )
 workshop.watch(endpoint)
 
@@ -280,14 +281,20 @@ from concurrent.futures import ThreadPoolExecutor
 def sample(inputs, count, **parameters):
     """Draw `count` answers, eight at a time, with the seeds 0, 1, 2, ..."""
     with ThreadPoolExecutor(8) as pool:
-        calls = [pool.submit(invoke, inputs, do_sample=True, seed=seed, **parameters) for seed in range(count)]
+        calls = [
+            pool.submit(invoke, inputs, do_sample=True, seed=seed, **parameters)
+            for seed in range(count)
+        ]
         return [call.result() for call in calls]
 
 
 drawn = sample(prompt, 300, temperature=0.3, max_new_tokens=1, details=True)
 counts = Counter(answer["details"]["tokens"][0]["text"] for answer in drawn)
 expected = dict(with_temperature(candidates, 0.3))
-rows = [(repr(text), f"{count / 300:.0%}", f"{expected.get(text, 0):.0%}") for text, count in counts.most_common(5)]
+rows = [
+    (repr(text), f"{count / 300:.0%}", f"{expected.get(text, 0):.0%}")
+    for text, count in counts.most_common(5)
+]
 view.table(rows, columns=["token", "share of 300 draws at temperature 0.3", "by the formula"])
 
 # %% [markdown]
@@ -324,7 +331,10 @@ view.table(rows, columns=["temperature", "different texts of 20", "distinct-2", 
 
 # %%
 view.completions(
-    [{"prompt": prompt, "text": drawn[t][0]["generated_text"], "label": f"temperature {t}"} for t in temperatures]
+    [
+        {"prompt": prompt, "text": drawn[t][0]["generated_text"], "label": f"temperature {t}"}
+        for t in temperatures
+    ]
 )
 
 # %% [markdown]
@@ -472,7 +482,10 @@ trials = {
     "presence_penalty 1.5": {"presence_penalty": 1.5},
     "frequency_penalty 0.7": {"frequency_penalty": 0.7},
 }
-written = {label: invoke(prompt, max_new_tokens=120, **penalty)["generated_text"] for label, penalty in trials.items()}
+written = {
+    label: invoke(prompt, max_new_tokens=120, **penalty)["generated_text"]
+    for label, penalty in trials.items()
+}
 rows = [(label, len(text.split()), f"{repeated(text):.0%}") for label, text in written.items()]
 view.table(rows, columns=["penalty", "words", "three-word runs that repeat"])
 
@@ -500,7 +513,8 @@ rows = []
 for label, parameters in endings.items():
     answer = invoke(prompt, details=True, **parameters)
     text, ended = answer["generated_text"], answer["details"]
-    rows.append((label, ended["generated_tokens"], ended["finish_reason"], text[:50] + " ... " + text[-25:] if len(text) > 80 else text))
+    shown = f"{text[:50]} ... {text[-25:]}" if len(text) > 80 else text
+    rows.append((label, ended["generated_tokens"], ended["finish_reason"], shown))
 view.table(rows, columns=["setting", "tokens", "ended by", "text"])
 
 # %% [markdown]
@@ -598,7 +612,12 @@ from datetime import datetime, timedelta, timezone
 cloudwatch = workshop.client("cloudwatch")
 now = datetime.now(timezone.utc)
 rows = []
-for metric, statistic in [("Invocations", "Sum"), ("Invocation4XXErrors", "Sum"), ("ModelLatency", "Average"), ("OverheadLatency", "Average")]:
+for metric, statistic in [
+    ("Invocations", "Sum"),
+    ("Invocation4XXErrors", "Sum"),
+    ("ModelLatency", "Average"),
+    ("OverheadLatency", "Average"),
+]:
     points = cloudwatch.get_metric_statistics(
         Namespace="AWS/SageMaker",
         MetricName=metric,
@@ -611,8 +630,9 @@ for metric, statistic in [("Invocations", "Sum"), ("Invocation4XXErrors", "Sum")
         Period=3600,
         Statistics=[statistic],
     )["Datapoints"]
-    rows.append((metric, statistic, f"{points[-1][statistic]:,.0f}" if points else "nothing yet", points[-1]["Unit"] if points else ""))
-view.table(rows, columns=["metric", "statistic", "last hour", "unit"])
+    value = f"{points[-1][statistic]:,.0f} {points[-1]['Unit']}" if points else "nothing yet"
+    rows.append((metric, statistic, value))
+view.table(rows, columns=["metric", "statistic", "last hour"])
 
 # %% [markdown]
 # ## 16. What it costs
@@ -628,7 +648,10 @@ rows = [
     ("forgotten over a weekend, 64 hours", price * 64),
     ("forgotten for a month, 730 hours", price * 730),
 ]
-view.table([(what, f"{usd:,.2f} USD") for what, usd in rows], columns=[f"one {workshop.model.instance_type}", "on AWS"])
+view.table(
+    [(what, f"{usd:,.2f} USD") for what, usd in rows],
+    columns=[f"one {workshop.model.instance_type}", "on AWS"],
+)
 print("Price:", workshop.model.price_note)
 print(f"What this run costs per hour: {workshop.price_per_hour:.2f} USD ({workshop.backend}).")
 
