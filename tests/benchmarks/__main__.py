@@ -1,0 +1,94 @@
+"""Command line: `python -m tests.benchmarks [--rounds N] [--only PART ...] [--out FOLDER]`."""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+# Before transformers is imported: nothing here needs the network, and progress bars would tear the output.
+os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+
+from tests.benchmarks import measurements, model, report, serve  # noqa: E402
+from tests.benchmarks.endpoints import ROOT, LocalSageMaker, local_sagemaker  # noqa: E402
+
+PARTS = ("naive", "serve", "first-token", "tokens", "overhead", "start")
+_EMBEDDED = ROOT / "shared" / "models" / "language"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print the tables, write them to bench.md and bench.json; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Measure the speed of Lab 1's endpoint on this machine. Takes about five minutes with all parts.",
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often A and B take turns (default 5)")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for bench.md and bench.json (default out)")
+    options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error("--rounds must be at least 1")
+    tables: list[report.Table] = []
+    notes: list[str] = []
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder, local_sagemaker(Path(folder) / "state") as server:
+        for table in _measure(server, Path(folder), options.rounds, set(options.only), notes):
+            print(table.markdown(), flush=True)
+            tables.append(table)
+    print("\n".join(notes))
+    path = report.write(options.out, f"{measurements.machine()}; {options.rounds} rounds", tables, notes)
+    print(f"Written to {path} and {path.with_suffix('.json')}")
+    return 0
+
+
+def _measure(server: LocalSageMaker, folder: Path, rounds: int, parts: set[str], notes: list[str]):
+    if "overhead" in parts:
+        yield measurements.overhead(server, rounds)
+    weights = model.save_model(folder / "model")
+    if "start" in parts:
+        embedded = (_EMBEDDED / "config.json").is_file()
+        what = "the embedded model" if embedded else "the 82M GPT-2: there is no embedded model in shared/models/language"
+        yield measurements.start(server, _EMBEDDED if embedded else weights, what, min(rounds, 3))
+    if parts.isdisjoint({"naive", "serve", "first-token", "tokens"}):
+        return
+    with contextlib.ExitStack() as stack:
+        for name, code in (("ours", measurements.CODE), ("naive", measurements.HANDLERS / "naive.py")):
+            server.prepare(name, weights, code)
+            server.create_endpoint(name)
+
+        def send(name: str):
+            return lambda prompt: server.generate(name, prompt, max_new_tokens=model.NEW_TOKENS)
+
+        for name in ("ours", "naive"):
+            send(name)(model.prompts(1)[0])
+        if "tokens" in parts:
+            yield measurements.same_tokens(server, "ours", weights)
+        if "naive" in parts:
+            yield measurements.throughput(
+                "Against the naive handler on the same server (`generate` behind a lock)",
+                send("ours"),
+                send("naive"),
+                {1: 0.95, 8: 3},
+                rounds,
+            )
+        reference = None
+        if parts & {"serve", "first-token"}:
+            if reason := serve.why_not():
+                notes.append(f"Not measured against transformers serve: {reason}")
+            else:
+                reference = stack.enter_context(serve.transformers_serve(weights, folder / "serve.log"))
+                reference.generate(model.prompts(1)[0], model.NEW_TOKENS)
+        if "serve" in parts and reference:
+            yield measurements.throughput(
+                f"Against `transformers serve {' '.join(serve.OPTIONS)}`",
+                send("ours"),
+                lambda prompt: reference.generate(prompt, model.NEW_TOKENS),
+                {8: 0.9, 16: 0.9},
+                rounds,
+            )
+        if "first-token" in parts:
+            yield measurements.first_token(server, "ours", "naive", reference, rounds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
