@@ -133,11 +133,11 @@ def _announce(environment: Environment, again: bool) -> None:
     if again:
         print("Bringing .venv up to date: only what changed is downloaded.", flush=True)
     else:
-        total = PACKAGES_MB + TORCH_CPU_MB
+        version, total = platform.python_version(), PACKAGES_MB + TORCH_CPU_MB
         print(
-            f"Setting up .venv with Python {platform.python_version()}, once. It downloads about {total} MB: {PACKAGES_MB} MB\n"
-            f"of packages, {TORCH_CPU_MB} MB of PyTorch (where only its build with CUDA is to be had, several GB: it will\n"
-            f"say so). It takes {needed:.0f} GB of disk, and about {SECONDS} seconds plus the download, which is\n"
+            f"Setting up .venv with Python {version}, once. It downloads about {total} MB: {PACKAGES_MB} MB of packages and\n"
+            f"{TORCH_CPU_MB} MB of PyTorch (several GB where only its CUDA build is to be had; it will say so first).\n"
+            f"It takes {needed:.0f} GB of disk, and about {SECONDS} seconds plus the download: "
             f"{total * 8 / 50 / 60:.0f} minutes at 50 Mbit/s.",
             flush=True,
         )
