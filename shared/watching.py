@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -18,9 +19,13 @@ class EndpointFailed(RuntimeError):
 
 
 class LogReader:
-    """The log lines of one endpoint, each given once. `logs` is a boto3 client for "logs"."""
+    """The log lines of one endpoint, each given once. `logs` is a boto3 client for "logs".
 
-    def __init__(self, logs: Any, endpoint_name: str):
+    Only lines after `since`: a log group outlives its endpoint, so an earlier one of the same name may have written too.
+    """
+
+    def __init__(self, logs: Any, endpoint_name: str, since: datetime | None = None):
+        self._start = {} if since is None else {"startTime": int(since.timestamp() * 1000)}
         self.group = ENDPOINT_LOGS + endpoint_name
         self._logs = logs
         self._tokens: dict[str, str] = {}
@@ -37,7 +42,7 @@ class LogReader:
             while True:
                 token = {"nextToken": self._tokens[stream]} if stream in self._tokens else {}
                 answer = self._logs.get_log_events(
-                    logGroupName=self.group, logStreamName=stream, startFromHead=True, **token
+                    logGroupName=self.group, logStreamName=stream, startFromHead=True, **self._start, **token
                 )
                 yield from (event["message"].rstrip("\n") for event in answer["events"])
                 ended = answer["nextForwardToken"] == self._tokens.get(stream)
@@ -61,7 +66,7 @@ def watch(
     At most `most_lines` log lines are shown. Raises EndpointFailed when the endpoint fails or is deleted, TimeoutError
     after `timeout` seconds.
     """
-    reader = LogReader(logs, endpoint_name)
+    reader: LogReader | None = None
     lines: list[str] = []
     started = spoken = time.monotonic()
     status = ""
@@ -73,6 +78,7 @@ def watch(
         if status == "InService" and not before:
             say(f"{clock}  {status}")
             return
+        reader = reader or LogReader(logs, endpoint_name, since=description["CreationTime"])
         for line in reader.new_lines():
             lines.append(line)
             if len(lines) <= most_lines:

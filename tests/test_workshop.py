@@ -163,6 +163,7 @@ def test_a_notebook_deploys_looks_runs_again_and_cleans_up(workshop, tmp_path, c
     changed = deploy(again, handler, tmp_path)
     assert "differs in endpoint_config_name: deleting it" in capsys.readouterr().out
     again.watch(changed)
+    assert capsys.readouterr().out.count("| loading") == 1  # not the lines that the first one of this name wrote
     assert len(again.client("sagemaker").list_endpoints()["Endpoints"]) == 1
     assert json.loads(changed.invoke(body=b'{"inputs": "hi"}', content_type="application/json").body.read()) == {
         "generated_text": "hi !"
