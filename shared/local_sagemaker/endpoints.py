@@ -33,8 +33,8 @@ def _create_endpoint(context: Context, request: dict[str, Any]) -> dict[str, Any
     with context.store.lock:
         config = context.store.get(ENDPOINT_CONFIG, request["EndpointConfigName"])
         variants = config.fields["ProductionVariants"]
-        _check_capacity(context, variants)
         plans = [_plan(context, variant) for variant in variants]
+        _check_capacity(context, variants)
         fields = {
             "EndpointConfigName": config.name,
             "EndpointStatus": "Creating",

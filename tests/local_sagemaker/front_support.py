@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,7 @@ class LocalServer:
 
     state: Path
     values: dict[str, str]
+    _clients: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def port(self) -> int:
@@ -86,7 +87,13 @@ class LocalServer:
         return json.loads((self.state / "server.json").read_text())
 
     def client(self, service: str, **settings: Any) -> Any:
-        """A boto3 client for the server; every SageMaker answer is held against the service model."""
+        """A boto3 client for the server; every SageMaker answer is held against the service model.
+
+        Without settings it is the same one each time: making one takes longer than most calls.
+        """
+        if not settings and service in self._clients:
+            return self._clients[service]
+        plain = not settings
         config = {"retries": {"max_attempts": 0}} | settings.pop("config", {})
         parameters = {
             "endpoint_url": self.values["AWS_ENDPOINT_URL"],
@@ -97,6 +104,8 @@ class LocalServer:
         client = boto3.session.Session().client(service, config=botocore.config.Config(**config), **parameters)
         if service == "sagemaker":
             client.meta.events.register("before-parse.sagemaker.*", _check_answer)
+        if plain:
+            self._clients[service] = client
         return client
 
     def signed(
