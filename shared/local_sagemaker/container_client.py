@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import socket
 import time
 from collections.abc import AsyncIterator
@@ -15,6 +16,7 @@ import aiohttp
 INVOCATION_SECONDS = 60.0
 STREAM_SECONDS = 480.0
 IDLE_CONNECTION_SECONDS = 300.0
+LARGE_BYTES = 2**20  # From there on aiohttp wants a file, which it sends piece by piece.
 # The connection's business, not the model's; the size is known anew when the body is passed on.
 HOP_HEADERS = {"connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "content-length"}
 
@@ -70,7 +72,8 @@ class ContainerClient:
         deadline = asyncio.get_running_loop().time() + limit
         try:
             async with asyncio.timeout_at(deadline):
-                response = await self._get_session().post("http://container/invocations", data=body, headers=headers)
+                data = body if len(body) < LARGE_BYTES else io.BytesIO(body)
+                response = await self._get_session().post("http://container/invocations", data=data, headers=headers)
                 if stream:
                     content = b""
                 else:

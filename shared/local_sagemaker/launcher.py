@@ -9,8 +9,9 @@ the folders it was told to. Its exit status is the container's: the main process
 number as in a shell.
 
 With `pid_namespace`, "init" is process 1 of a namespace, so the kernel ends everything in it together with init.
-Without, the launcher adopts orphans where the kernel lets it (Linux, PR_SET_CHILD_SUBREAPER) and kills its descendants
-one by one. With `mount_namespace`, the container sees its own folder as /opt/ml; the host's /opt is left untouched.
+Without, the launcher adopts orphans where the kernel lets it (Linux, PR_SET_CHILD_SUBREAPER), remembers its descendants
+where not (macOS), and kills them one by one. With `mount_namespace`, the container sees its own folder as /opt/ml; the
+host's /opt is left untouched.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 8, 4096, 163
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CANNOT_START = 126
 KILL_SECONDS = 10.0
+LOOK_SECONDS = 1.0
 ML_FOLDER = "/opt/ml"
 
 on_linux = sys.platform == "linux"
@@ -156,57 +158,74 @@ def run_main(settings: dict) -> None:
         os._exit(CANNOT_START)
 
 
-def descendants() -> set[int]:
-    """Process ids of all descendants of this process, by the process table."""
-    children: dict[int, list[int]] = {}
+def process_table() -> dict[int, tuple[int, str]]:
+    """Parent and time of start of every process; both together with the id tell a process from a later one."""
+    table: dict[int, tuple[int, str]] = {}
     if on_linux:
         for name in os.listdir("/proc"):
             if name.isdigit():
                 try:
-                    with open(f"/proc/{name}/stat", "rb") as file:
-                        parent = int(file.read().rpartition(b")")[2].split()[1])
-                except (OSError, IndexError, ValueError):
+                    with open(f"/proc/{name}/stat") as file:
+                        fields = file.read().rpartition(")")[2].split()
+                except OSError:
                     continue  # It ended while we looked.
-                children.setdefault(parent, []).append(int(name))
+                table[int(name)] = (int(fields[1]), fields[19])
     else:
-        with subprocess.Popen(["ps", "-axo", "pid=,ppid="], stdout=subprocess.PIPE, text=True) as table:
-            for line in table.stdout:
-                pid, parent = map(int, line.split())
-                if pid != table.pid:
-                    children.setdefault(parent, []).append(pid)
-    found: set[int] = set()
-    waiting = [os.getpid()]
-    while waiting:
-        for pid in children.get(waiting.pop(), []):
-            if pid not in found:
-                found.add(pid)
-                waiting.append(pid)
-    return found
+        with subprocess.Popen(["ps", "-axo", "pid=,ppid=,lstart="], stdout=subprocess.PIPE, text=True) as listing:
+            for line in listing.stdout:
+                pid, parent, start = line.split(None, 2)
+                table[int(pid)] = (int(parent), start)
+        table.pop(listing.pid, None)
+    return table
 
 
-def kill_all(init: int, pid_namespace: bool) -> None:
-    """End every process of the container, and reap what is this process's own."""
-    if pid_namespace:
-        # The kernel ends the whole namespace with its first process, and lets us reap that only when all are gone.
-        try:
-            os.kill(init, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-    else:
-        give_up = time.monotonic() + KILL_SECONDS
-        while (found := descendants()) and time.monotonic() < give_up:
-            for pid in found:
-                try:
-                    # The group first: once its leader has been collected, the group's number may be someone else's.
-                    if os.getpgid(pid) == pid:
-                        os.killpg(pid, signal.SIGKILL)
-                    os.kill(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue
-            reap()
-            time.sleep(0.005)
+class Descendants:
+    """The processes that this one has seen come from it, also those whose parents have ended since."""
+
+    def __init__(self) -> None:
+        self._seen: dict[int, str] = {}
+
+    def living(self) -> list[int]:
+        """Look again; ids of those that still exist."""
+        table = process_table()
+        children: dict[int, list[int]] = {}
+        for pid, (parent, _) in table.items():
+            children.setdefault(parent, []).append(pid)
+        waiting = [os.getpid(), *(pid for pid, start in self._seen.items() if table.get(pid, (0, ""))[1] == start)]
+        while waiting:
+            for pid in children.get(waiting.pop(), []):
+                if self._seen.get(pid) != table[pid][1]:
+                    self._seen[pid] = table[pid][1]
+                    waiting.append(pid)
+        return [pid for pid, start in self._seen.items() if table.get(pid, (0, ""))[1] == start]
+
+
+def kill_namespace(init: int) -> None:
+    """End a container whose init is the first process of a namespace.
+
+    The kernel ends everything in it together with init, and lets us collect init only when all are gone.
+    """
+    try:
+        os.kill(init, signal.SIGKILL)
+    except ProcessLookupError:
         return
     reap(block=True)
+
+
+def kill_descendants(descendants: Descendants) -> None:
+    """End every process that came from this one, and collect those that are its own children."""
+    give_up = time.monotonic() + KILL_SECONDS
+    while (living := descendants.living()) and time.monotonic() < give_up:
+        for pid in living:
+            try:
+                # The group first: once its leader has been collected, the group's number may be someone else's.
+                if os.getpgid(pid) == pid:
+                    os.killpg(pid, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                continue
+        reap()
+        time.sleep(0.005)
 
 
 def reap(block: bool = False) -> dict[int, int]:
@@ -223,33 +242,47 @@ def reap(block: bool = False) -> dict[int, int]:
 
 
 def supervise(init: int, settings: dict, wakeup: int) -> int:
-    """Wait until the container has ended by itself, was asked to end, or the server is gone."""
+    """Wait until the container has ended by itself, was asked to end, or the server is gone; leave no process."""
+    descendants = Descendants()
+    try:
+        status = wait_for_end(init, settings["grace_seconds"], wakeup, descendants)
+    finally:
+        if settings["pid_namespace"]:
+            kill_namespace(init)
+        else:
+            kill_descendants(descendants)
+    if status is not None:
+        return status
+    for folder in settings["remove_when_server_dies"]:
+        shutil.rmtree(folder, ignore_errors=True)
+    return 128 + signal.SIGKILL
+
+
+def wait_for_end(init: int, grace_seconds: float, wakeup: int, descendants: Descendants) -> int | None:
+    """The container's exit status; None when the server has closed its end of the pipe."""
     deadline = None
     server = sys.stdin.fileno()
-    watched = [server, wakeup]
+    # Where nobody adopts orphans, they are known only if seen while their parents lived.
+    pause = None if on_linux else LOOK_SECONDS
     while True:
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        ready, _, _ = select.select(watched, [], [], timeout)
+        timeout = pause if deadline is None else max(0.0, deadline - time.monotonic())
+        ready, _, _ = select.select([server, wakeup], [], [], timeout)
+        if not on_linux:
+            descendants.living()
         if wakeup in ready:
             signals = os.read(wakeup, 4096)
             ended = reap()
             if init in ended:
-                kill_all(init, settings["pid_namespace"])
                 return shell_status(ended[init])
             if signal.SIGTERM in signals:
-                kill_all(init, settings["pid_namespace"])
                 return 128 + signal.SIGTERM
         if server in ready:
-            if os.read(server, 4096):
-                deadline = time.monotonic() + settings["grace_seconds"]
+            if not os.read(server, 4096):
+                return None
+            if deadline is None:
+                deadline = time.monotonic() + grace_seconds
                 os.kill(init, signal.SIGTERM)
-            else:
-                kill_all(init, settings["pid_namespace"])
-                for folder in settings["remove_when_server_dies"]:
-                    shutil.rmtree(folder, ignore_errors=True)
-                return 128 + signal.SIGKILL
         if deadline is not None and time.monotonic() >= deadline:
-            kill_all(init, settings["pid_namespace"])
             return 128 + signal.SIGKILL
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from hosting_harness import PATIENCE_SECONDS, Endpoint, processes_of, wait_until, write_archive
 
-from shared.local_sagemaker import container_client
+from shared.local_sagemaker import container_client, containers
 from shared.local_sagemaker.hosting import (
     ContainerUnavailable,
     InvocationTimeout,
@@ -27,6 +27,7 @@ from shared.local_sagemaker.hosting import (
     UnknownVariant,
     VariantPlan,
 )
+from shared.local_sagemaker.isolation import NONE
 
 CHECKOUT = Path(__file__).parents[2]
 PING_FAILED = (
@@ -141,6 +142,14 @@ def test_headers_reach_the_container(endpoint) -> None:
 
 def test_literal_opt_ml_paths_work(endpoint) -> None:
     assert json.loads(endpoint.run(endpoint.send({"wish": "literal"}))[1]) == ["code", "weights.bin"]
+
+
+def test_literal_opt_ml_paths_work_without_namespaces(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(containers, "available_isolation", lambda: NONE)
+    with Endpoint(tmp_path, FILES) as endpoint:
+        endpoint.wait_for("InService")
+        assert json.loads(endpoint.run(endpoint.send({"wish": "literal"}))[1]) == ["code", "weights.bin"]
+        assert f"model_fn in {tmp_path}" in endpoint.text
 
 
 def test_large_bodies_both_ways(endpoint) -> None:

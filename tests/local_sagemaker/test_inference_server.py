@@ -56,7 +56,11 @@ class Server:
         connection = http.client.HTTPConnection("container", timeout=PATIENCE_SECONDS)
         connection.sock = socket.socket(socket.AF_UNIX)
         connection.sock.settimeout(PATIENCE_SECONDS)
-        connection.sock.connect(self.socket)
+        try:
+            connection.sock.connect(self.socket)
+        except OSError:
+            connection.close()
+            raise
         return connection
 
     def answers_ping(self) -> bool:
@@ -430,6 +434,11 @@ def test_a_model_without_script_is_served_by_a_pipeline(tmp_path, how) -> None:
         answer = server.json(request)
         assert list(answer[0]) == ["generated_text"]
         assert answer[0]["generated_text"].startswith("a")
+
+
+def test_a_hub_model_that_cannot_be_had_is_named(tmp_path) -> None:
+    environment = {"HF_MODEL_ID": "nobody/no-such-model", "HF_TASK": "text-generation", "HF_HUB_OFFLINE": "1"}
+    assert "LocalEntryNotFoundError" in refusing(tmp_path, None, **environment)
 
 
 def test_many_requests_on_few_connections(predictor) -> None:

@@ -39,15 +39,15 @@ def model_folder(folder: Path) -> Path:
         return folder
     if os.path.isdir(model_id):
         return Path(model_id)
+    import httpx
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     revision = os.environ.get("HF_MODEL_REVISION")
     token = os.environ.get("HF_TOKEN") or os.environ.get("HF_API_TOKEN")
     ignored = list(OTHER_WEIGHTS)
     try:
         files = [file.rfilename for file in HfApi(token=token).model_info(model_id, revision=revision).siblings]
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError):
+    except (httpx.HTTPError, OSError):
         files = []  # Without the Hub, snapshot_download finds what the cache has or says what is missing.
     if any(name.endswith(".safetensors") for name in files):
         ignored += ["*.bin", "*.pt", "*.pth"]

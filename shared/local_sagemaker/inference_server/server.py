@@ -14,6 +14,7 @@ logger = logging.getLogger("sagemaker-local")
 
 KEEP_ALIVE_SECONDS = 3600  # The client closes idle connections, so that it never meets one that is just closing.
 SHUTDOWN_SECONDS = 1
+CHATTY_LOGGERS = ("asyncio", "boto3", "botocore", "filelock", "httpcore", "httpx", "urllib3", "uvicorn")
 
 
 def main(arguments: list[str]) -> int:
@@ -26,6 +27,8 @@ def main(arguments: list[str]) -> int:
         format="%(asctime)s [%(levelname)s] %(name)s - %(message)s",
         stream=sys.stderr,
     )
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     base = Path(os.environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"))
     try:
         service = HandlerService.load(base / "model")
@@ -35,8 +38,6 @@ def main(arguments: list[str]) -> int:
 
     import uvicorn
 
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     uvicorn.run(
         Application(service),
         uds=arguments[0],
