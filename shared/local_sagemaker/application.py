@@ -87,7 +87,9 @@ async def _read_body(request: Request) -> bytes:
     chunks, size = [], 0
     async for chunk in request.stream():
         size += len(chunk)
-        if size > _CONTROL_BODY_LIMIT:
-            raise Fault("RequestEntityTooLarge", f"HTTP content length exceeded {_CONTROL_BODY_LIMIT} bytes.", 413)
-        chunks.append(chunk)
+        # A body that is too large is read to its end all the same: a client that still sends hears no answer.
+        if size <= _CONTROL_BODY_LIMIT:
+            chunks.append(chunk)
+    if size > _CONTROL_BODY_LIMIT:
+        raise Fault("413", f"HTTP content length exceeded {_CONTROL_BODY_LIMIT} bytes.", 413)
     return b"".join(chunks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import logging.handlers
 import os
@@ -39,6 +40,7 @@ def serve(state: StateFolder, port: int | None, region: str, foreground: bool) -
     state.create()
     _configure_logging(state, foreground)
     idle_minutes = _idle_minutes()
+    _check_installed()
     # Never given back: the lock is to end with the process, so that whoever waits for it waits for that.
     if state.take_lock("server", wait_seconds=1.0) is None:
         raise StartError(f"Another local SageMaker already uses the state folder {state.root}.")
@@ -120,6 +122,16 @@ def _idle_minutes() -> float:
     except ValueError:
         raise StartError(f"SAGEMAKER_LOCAL_IDLE_MINUTES must be a positive number of minutes, not {text!r}.") from None
     return minutes
+
+
+def _check_installed() -> None:
+    # Imported only after the server has answered, so looked for now.
+    missing = [name for name in ("moto", "flask", "aiohttp") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise StartError(
+            f"Python at {sys.executable} lacks {', '.join(missing)}. Install what the README of the local SageMaker "
+            "names, or use the Python of the environment that has it."
+        )
 
 
 def _bind(state: StateFolder, port: int | None) -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import threading
 from typing import Any
 
@@ -42,11 +43,12 @@ class Service:
         )
 
     def prepare(self) -> None:
-        """Load what takes long: moto and the service models."""
+        """Load what takes long: moto, the service models, hosting."""
         self.moto.prepare()
         service_model("sagemaker")
         service_model("sagemaker-runtime")
         self._context.telemetry.start()
+        importlib.import_module(".hosting", __package__)
 
     async def answer_sagemaker(self, request: Request, region: str, body: bytes) -> Response:
         """The answer of SageMaker or SageMaker Runtime. Raises faults."""
@@ -67,8 +69,10 @@ class Service:
 
     def close(self) -> None:
         """End every process and hand over the last log lines."""
-        endpoints.stop_all(self._context)
-        self._context.telemetry.close()
+        try:
+            endpoints.stop_all(self._context)
+        finally:
+            self._context.telemetry.close()
 
     def _publish_endpoints(self) -> None:
         # For the next start, should this server be killed: which endpoints ran, where their logs are.

@@ -65,9 +65,16 @@ class StateFolder:
         self._port_file = self.root / "port"
 
     def create(self) -> None:
-        """Make the folders, private to their owner. Raises OSError where that is not possible."""
+        """Make the folders, private to their owner. Raises OSError where that is not possible.
+
+        A folder that holds other things is refused: its permissions are not ours to change.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
+        marker = self._lock_file("start")
+        if not marker.exists() and any(self.root.iterdir()) and not marker.exists():
+            raise OSError("it holds other files; name a new or empty folder")
         self.root.chmod(0o700)
+        marker.touch(mode=0o600)
         for folder in (self.logs, self.endpoint_logs, self.objects):
             folder.mkdir(exist_ok=True)
 
@@ -212,11 +219,16 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 
 
 def default_state_root() -> Path:
-    """SAGEMAKER_LOCAL_STATE, else `.sagemaker-local` beside the package that holds this one."""
+    """SAGEMAKER_LOCAL_STATE, else `.sagemaker-local` in the checkout."""
     named = os.environ.get("SAGEMAKER_LOCAL_STATE")
     if named:
         return Path(named)
-    return Path(__file__).resolve().parents[2] / ".sagemaker-local"
+    return package_root() / ".sagemaker-local"
+
+
+def package_root() -> Path:
+    """The folder from which this package is imported under its full name; in a checkout, its root."""
+    return Path(__file__).resolve().parents[__package__.count(".") + 1]
 
 
 def default_bucket(region: str) -> str:

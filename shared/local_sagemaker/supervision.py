@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .state import ServerRecord, StateFolder
+from .state import ServerRecord, StateFolder, package_root
 
 STATUS_PATH = "/local-sagemaker"
 """Where the server tells who it is; the signing name of that request is `STATUS_SERVICE`."""
@@ -155,12 +155,10 @@ def _report_stale(state: StateFolder, say: Say) -> None:
 
 def _spawn(state: StateFolder, port: int | None, region: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", f"{__package__}.server", str(state.root), str(port or 0), region]
-    # The folder that makes this package importable under its full name, wherever the caller stands.
-    root = Path(__file__).resolve().parents[__package__.count(".") + 1]
     with state.server_log.open("ab") as server_log:
         return subprocess.Popen(
             command,
-            cwd=root,
+            cwd=package_root(),
             stdin=subprocess.DEVNULL,
             stdout=server_log,
             stderr=server_log,

@@ -173,6 +173,7 @@ def test_an_invocation_that_is_too_large(server: LocalServer, endpoint: str) -> 
     code, message, status = error_of(client.invoke_endpoint, EndpointName=endpoint, Body=b"1" * (limit + 1))
     assert (code, status) == ("413", 413)
     assert f"exceeded {limit} bytes" in message
+    assert error_of(client.invoke_endpoint, EndpointName=endpoint, Body=bytes(40 << 20))[2] == 413
     small = client.invoke_endpoint(EndpointName=endpoint, Body=b'{"a": "%s"}' % (b"1" * (limit - 100)))
     assert len(small["Body"].read()) > limit - 100
 

@@ -155,6 +155,16 @@ def test_a_state_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
+def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("")
+    tmp_path.chmod(0o755)
+    result = command("start", state=tmp_path, check=False)
+    assert result.returncode == 1
+    assert "holds other files" in result.stderr
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
 def test_foreground_serves_until_interrupted(state: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "shared.local_sagemaker", "start", "--foreground", "--state", str(state)],
