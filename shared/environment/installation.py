@@ -135,8 +135,8 @@ def _announce(environment: Environment, again: bool) -> None:
     else:
         version, total = platform.python_version(), PACKAGES_MB + TORCH_CPU_MB
         print(
-            f"Setting up .venv with Python {version}, once. It downloads about {total} MB: {PACKAGES_MB} MB of packages and\n"
-            f"{TORCH_CPU_MB} MB of PyTorch (several GB where only its CUDA build is to be had; it will say so first).\n"
+            f"Setting up .venv with Python {version}, once. It downloads about {total} MB: {PACKAGES_MB} MB of\n"
+            f"packages, {TORCH_CPU_MB} MB of PyTorch (several GB where there is only a CUDA build: it will say so).\n"
             f"It takes {needed:.0f} GB of disk, and about {SECONDS} seconds plus the download: "
             f"{total * 8 / 50 / 60:.0f} minutes at 50 Mbit/s.",
             flush=True,

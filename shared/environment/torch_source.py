@@ -149,8 +149,9 @@ def candidates(machine: Machine, version: str, accepted: str) -> Iterator[Linked
             None,
             False,
             f"PyTorch {version} with CUDA: several GB, of no use without a GPU. No CPU build was found: pip's\n"
-            f"configuration names none for this Python, and {CPU_WHEELS} did not answer or has none. To avoid the\n"
-            "download, interrupt this, make a CPU build known to pip (PIP_FIND_LINKS=folder), and run it again.",
+            f"configuration names none for this Python, and {CPU_WHEELS}\n"
+            "did not answer or has none. To avoid this download interrupt it now, make a CPU build known to pip\n"
+            "(PIP_FIND_LINKS=folder) or use another Python, and run the same command again.",
         )
 
 
