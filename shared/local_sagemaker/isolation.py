@@ -72,11 +72,11 @@ def _works(isolation: Isolation) -> bool:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
+            bufsize=0,
         )
         with process:
             try:
                 process.stdin.write(json.dumps(settings).encode() + b"\n")
-                process.stdin.flush()
                 return process.wait(PROBE_SECONDS) == 0
             except (subprocess.TimeoutExpired, BrokenPipeError):
                 process.kill()

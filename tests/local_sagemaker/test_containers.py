@@ -263,7 +263,7 @@ def test_a_launcher_that_is_killed_takes_its_container_along(run) -> None:
 
 
 def test_the_probe_reports_no_isolation_where_the_kernel_refuses(tmp_path) -> None:
-    """A user without rights to create namespaces (here: no more allowed) gets containers all the same."""
+    """Here every attempt fails; containers run all the same (see the tests with isolation "none")."""
     program = (
         "import resource, sys\n"
         "from shared.local_sagemaker import isolation\n"
