@@ -25,6 +25,10 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
 _KILL_SECONDS = 10.0
 
+_RETURNED_BYTES = 1 << 20
+"""Blocks of memory from this size on go back to the system when freed. glibc would raise the limit by itself after the
+first large one, and a server that handles large bodies in threads would keep hundreds of megabytes."""
+
 Say = Callable[[str], None]
 
 
@@ -159,6 +163,7 @@ def _spawn(state: StateFolder, port: int | None, region: str) -> subprocess.Pope
         return subprocess.Popen(
             command,
             cwd=package_root(),
+            env=os.environ | {"MALLOC_MMAP_THRESHOLD_": str(_RETURNED_BYTES)},
             stdin=subprocess.DEVNULL,
             stdout=server_log,
             stderr=server_log,
