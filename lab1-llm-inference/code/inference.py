@@ -81,8 +81,10 @@ def predict_fn(data, model: TextGenerator, context=None) -> dict | list[dict] | 
 
 def output_fn(prediction, accept, context=None) -> str | tuple[Iterator[str], str]:
     """Encode an answer as JSON, or a streamed one as JSON lines: one string, or (lines, content type) to a server
-    that sends lines as they come.
+    that sends lines as they come. Raises ValueError where neither is accepted.
     """
+    if accept and not any(kind in accept.lower() for kind in ("*/*", "application/*", "application/json")):
+        raise ValueError(f'Answers come as application/json, not as "{accept}"; change the Accept header.')
     if not isinstance(prediction, TokenStream):
         return json.dumps(prediction, ensure_ascii=False)
     lines = _encode_lines(prediction)
@@ -98,7 +100,7 @@ def _encode_lines(stream: TokenStream) -> Iterator[str]:
 
 
 def _can_stream(context) -> bool:
-    # The model server of the Hugging Face images cannot, nor need an unknown one: a generator goes to this server only.
+    # The model server of the Hugging Face images cannot send a generator, and an unknown one may not be able to either.
     return getattr(context, "system_properties", {}).get("server_name") == "sagemaker-local"
 
 

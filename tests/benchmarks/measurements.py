@@ -35,7 +35,9 @@ def throughput(
             for name, send in order if turn % 2 == 0 else reversed(order):
                 speeds[name].append(NEW_TOKENS * load.requests_per_second(send, batch, clients))
         ratio = median(a / b for a, b in zip(speeds["ours"], speeds["other"], strict=True))
-        table.add(clients, f"{median(speeds['ours']):.0f}", f"{median(speeds['other']):.0f}", f"{ratio:.2f}", f"{target}")
+        table.add(
+            clients, f"{median(speeds['ours']):.0f}", f"{median(speeds['other']):.0f}", f"{ratio:.2f}", f"{target}"
+        )
     return table
 
 
@@ -86,7 +88,9 @@ def same_tokens(server: LocalSageMaker, name: str, model_folder: Path) -> Table:
                 first = int((got != expected).nonzero()[0])
                 best = model(expected[None, :first]).logits[0, -1].topk(2).values
                 gaps.append(float(best[0] - best[1]))
-    table = Table("Greedy tokens against `generate`, 8 prompts at once", ["same 64 tokens", "gap at a first difference"])
+    table = Table(
+        "Greedy tokens against `generate`, 8 prompts at once", ["same 64 tokens", "gap at a first difference"]
+    )
     table.add(f"{equal} of {len(batch)}", ", ".join(f"{gap:.1e}" for gap in gaps) or "none (wanted: below 1e-4)")
     return table
 

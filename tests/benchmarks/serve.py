@@ -36,7 +36,13 @@ class Server:
     def body(self, prompt: str, new_tokens: int, stream: bool = False) -> dict:
         """A chat request whose only message is the prompt."""
         messages = [{"role": "user", "content": prompt}]
-        return {"model": self._model, "messages": messages, "max_tokens": new_tokens, "temperature": 0, "stream": stream}
+        return {
+            "model": self._model,
+            "messages": messages,
+            "max_tokens": new_tokens,
+            "temperature": 0,
+            "stream": stream,
+        }
 
     def generate(self, prompt: str, new_tokens: int) -> str:
         """The text of one answer; raises if it has another number of tokens than asked for."""

@@ -132,11 +132,17 @@ def test_a_prompt_that_cannot_be_read_fails_alone(generator):
     assert ids_of(answers) == ids_of(expected)
 
 
-def test_a_dead_engine_thread_fails_what_waits_and_is_replaced(generator):
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_dead_engine_thread_fails_what_waits_and_is_replaced(generator, step):
     expected = ask(generator)
     first_thread = generator.engine._thread
-    slow(generator, 0.05)
-    Fault(generator, lambda fault, ids: SystemExit("the thread is gone") if fault.calls == 3 else None)
+
+    def die(fault, ids):
+        if fault.calls == step:
+            wait_until(lambda: generator.engine._waiting)
+            return SystemExit("the thread is gone")
+
+    Fault(generator, die)
     generator.engine._max_batch_size = 1
     running, waiting = stream(generator), stream(generator, "waiting")
     for lines in (running, waiting):

@@ -48,6 +48,14 @@ def test_answers_are_json_in_utf_8(llama):
     assert json.loads(body) == answer
 
 
+def test_what_cannot_be_answered_in_the_accepted_type_is_refused(llama):
+    answer = inference.predict_fn({"inputs": "a"}, llama)
+    for accept in (None, "*/*", "application/json", "application/jsonlines", "text/html, application/json;q=0.5"):
+        assert json.loads(inference.output_fn(answer, accept)) == answer
+    with pytest.raises(ValueError, match="text/csv"):
+        inference.output_fn(answer, "text/csv")
+
+
 def test_the_log_names_the_seconds_of_imports_and_of_loading(model_dirs, capsys):
     inference.model_fn(model_dirs["llama"]).engine.close()
     line = capsys.readouterr().out
