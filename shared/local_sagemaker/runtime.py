@@ -163,7 +163,16 @@ class _Call:
 
     async def _complete(self, invocation: Invocation) -> bytes:
         """The whole answer, counted. Raises the ModelError fault where it is an error."""
-        content = b"".join([chunk async for chunk in invocation.body])
+        from .hosting import InvocationTimeout, StreamBroken
+
+        try:
+            content = b"".join([chunk async for chunk in invocation.body])
+        except InvocationTimeout:
+            self._count(invocation.variant, 504, invocation.model_latency_us)
+            raise self._model_error(0, _TIMEOUT) from None
+        except StreamBroken as error:
+            self._count(invocation.variant, 502, invocation.model_latency_us)
+            raise self._model_error(502, str(error)) from None
         self._count(invocation.variant, invocation.status, invocation.model_latency_us)
         if not 200 <= invocation.status < 300:
             raise self._model_error(invocation.status, content.decode(errors="replace"))
@@ -182,13 +191,13 @@ class _Call:
 
     def _headers(self, invocation: Invocation, content_type_header: str) -> dict[str, str]:
         headers = {
-            content_type_header: invocation.content_type,
+            content_type_header: _header_text(invocation.content_type),
             "x-Amzn-Invoked-Production-Variant": invocation.variant,
             "x-amzn-RequestId": str(uuid.uuid4()),
         }
         attributes = {name.lower(): value for name, value in invocation.headers.items()}.get(_ATTRIBUTES.lower())
         if attributes is not None:
-            headers[_ATTRIBUTES] = attributes
+            headers[_ATTRIBUTES] = _header_text(attributes)
         return headers
 
     async def _events(self, invocation: Invocation) -> AsyncIterator[bytes]:
@@ -236,3 +245,8 @@ class _Call:
             LogStreamArn=f"arn:aws:logs:{region}:{ACCOUNT}:log-group:{group}",
             ErrorCode="CLIENT_ERROR_FROM_MODEL" if side == "client" else "INTERNAL_FAILURE_FROM_MODEL",
         )
+
+
+def _header_text(text: str) -> str:
+    """What a container put into a header, without what HTTP does not allow there."""
+    return text.encode("ascii", "replace").decode()
