@@ -49,9 +49,10 @@ class Application:
             self._last_request = time.monotonic()
 
     async def _answer(self, request: Request) -> Response:
-        claim = read_claim(request)
+        claim = None
         try:
             self._service.guard.check_sender(request)
+            claim = read_claim(request)
             claim = self._service.guard.check_claim(claim)
             return await self._route(request, claim)
         except Fault as fault:
@@ -59,7 +60,7 @@ class Application:
         except ClientDisconnect:
             raise
         except Exception:
-            log.exception("error while answering %s %s", request.method, request.url.path)
+            log.exception("error while answering %s %s", request.method, request.scope["path"])
             return error_response(internal_failure(), claim.service if claim else None, request)
 
     async def _route(self, request: Request, claim: Claim) -> Response:
@@ -73,7 +74,7 @@ class Application:
             return await service.answer_sagemaker(request, claim.region, body)
         if claim.service in moto_services.SERVICES:
             return await service.moto.answer(claim.service, request, body)
-        if claim.service == STATUS_SERVICE and request.url.path == STATUS_PATH:
+        if claim.service == STATUS_SERVICE and request.scope["path"] == STATUS_PATH:
             return JSONResponse(service.describe())
         raise Fault(
             "UnknownService",

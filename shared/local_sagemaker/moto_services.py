@@ -185,7 +185,7 @@ def _writes_object(request: Request) -> bool:
         request.method == "PUT"
         and parameters <= _OBJECT_WRITE_PARAMETERS
         and "x-amz-copy-source" not in request.headers
-        and "/" in request.url.path.strip("/")
+        and "/" in request.scope["path"].strip("/")
     )
 
 

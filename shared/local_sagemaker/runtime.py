@@ -59,7 +59,7 @@ async def answer(context: Context, request: Request, body: bytes) -> Response:
     match = _PATH.fullmatch(request.scope["raw_path"].decode("latin-1"))
     operation = _ACTIONS.get(match["action"]) if match else None
     if match is None or operation is None:
-        raise unknown_operation(f"{request.method} {request.url.path}", known=False)
+        raise unknown_operation(f"{request.method} {request.scope['path']}", known=False)
     if operation == "InvokeEndpointAsync":
         raise unknown_operation("InvokeEndpointAsync", known=True)
     if request.method != "POST":

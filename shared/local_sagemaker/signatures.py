@@ -52,7 +52,7 @@ def read_claim(request: Request) -> Claim | None:
         return _claim(
             match["credential"], match["headers"], match["signature"], request.headers.get("x-amz-date", ""), None
         )
-    query = dict(parse_qsl(request.url.query, keep_blank_values=True))
+    query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
     if query.get("X-Amz-Algorithm") != "AWS4-HMAC-SHA256" or not query.get("X-Amz-Expires", "").isdecimal():
         return None
     return _claim(
