@@ -120,10 +120,13 @@ def _base_python(environment: Environment) -> str:
 def _uv_on_path() -> str | None:
     """The command uv, None when there is none or it does not run."""
     command = shutil.which("uv")
+    if command is None:
+        return None
     try:
-        return command if command and _output([command, "--version"]) else None
+        _output([command, "--version"])
     except (OSError, subprocess.CalledProcessError):
         return None
+    return command
 
 
 def _announce(environment: Environment, again: bool) -> None:
