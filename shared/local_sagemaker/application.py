@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import time
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from . import moto_services
+from . import moto_services, service_quotas
 from .faults import Fault, error_response, internal_failure
 from .service import Service
 from .signatures import Claim, read_claim
@@ -72,14 +73,17 @@ class Application:
         guard.check_signature(request, claim, body)
         if claim.service == "sagemaker":
             return await service.answer_sagemaker(request, claim.region, body)
+        if claim.service == service_quotas.SERVICE:
+            return await run_in_threadpool(service_quotas.answer, claim.region, request, body)
         if claim.service in moto_services.SERVICES:
             return await service.moto.answer(claim.service, request, body)
         if claim.service == STATUS_SERVICE and request.scope["path"] == STATUS_PATH:
             return JSONResponse(service.describe())
         raise Fault(
             "UnknownService",
-            f"The local SageMaker does not offer the AWS service {claim.service!r}. It offers SageMaker and, as far as "
-            f"moto implements them, {', '.join(sorted(moto_services.SERVICES))}.",
+            f"The local SageMaker does not offer the AWS service {claim.service!r}. It offers SageMaker, "
+            f"{service_quotas.SERVICE} and, as far as moto implements them, "
+            f"{', '.join(sorted(moto_services.SERVICES))}.",
             status=404,
         )
 

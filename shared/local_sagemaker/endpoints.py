@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 ENDPOINT = Kind(noun="endpoint", arn_type="endpoint")
 
-_MAX_INSTANCES = 20
+MAX_INSTANCES = 20
+"""Instances of all endpoints together."""
 _MAX_FAILURE_REASON = 1024
 
 log = logging.getLogger(__name__)
@@ -100,10 +101,10 @@ def _check_capacity(context: Context, variants: list[dict[str, Any]]) -> None:
         for record in context.store.all(ENDPOINT)
         for summary in record.fields["ProductionVariants"]
     )
-    if used + wanted > _MAX_INSTANCES:
+    if used + wanted > MAX_INSTANCES:
         raise Fault(
             "ResourceLimitExceeded",
-            f"The account-level service limit '{variants[0]['InstanceType']} for endpoint usage' is {_MAX_INSTANCES} "
+            f"The account-level service limit '{variants[0]['InstanceType']} for endpoint usage' is {MAX_INSTANCES} "
             f"Instances, with current utilization of {used} Instances and a request delta of {wanted} Instances. "
             "(The local SageMaker allows that many in all, whatever their type.)",
         )

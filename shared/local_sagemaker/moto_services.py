@@ -1,4 +1,4 @@
-"""S3, STS, IAM, CloudWatch, Logs, service quotas and application auto scaling: moto, in this process.
+"""S3, STS, IAM, CloudWatch, Logs and application auto scaling: moto, in this process.
 
 Only these services are reachable. moto keeps its state in memory, large S3 objects excepted (see objects.py). It takes
 a second to import, so that is left to a thread; requests that need it wait.
@@ -30,7 +30,6 @@ SERVICES = {
     "iam": "iam",
     "logs": "logs",
     "monitoring": "cloudwatch",
-    "servicequotas": "service-quotas",
     "application-autoscaling": "applicationautoscaling",
 }
 """Signing name of each service that moto serves here -> moto's own name of it."""

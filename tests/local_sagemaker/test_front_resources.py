@@ -312,8 +312,26 @@ def test_the_other_services_answer(server: LocalServer) -> None:
     assert [metric["MetricName"] for metric in cloudwatch.list_metrics(Namespace="Mine")["Metrics"]] == ["m"]
     scaling = server.client("application-autoscaling")
     assert scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"] == []
-    quotas = server.client("service-quotas")
-    assert quotas.list_aws_default_service_quotas(ServiceCode="vpc")["Quotas"]
-    code, message, status = error_of(quotas.list_service_quotas, ServiceCode="sagemaker")
-    assert (code, status) == ("NotImplemented", 501)
-    assert "list_service_quotas" in message
+
+
+def test_quotas_are_found_by_name_over_all_pages(server: LocalServer) -> None:
+    client = server.client("service-quotas")
+    for operation in ("list_service_quotas", "list_aws_default_service_quotas"):
+        pages = client.get_paginator(operation).paginate(ServiceCode="sagemaker", PaginationConfig={"PageSize": 50})
+        by_name = {quota["QuotaName"]: quota for answer in pages for quota in answer["Quotas"]}
+        assert by_name["ml.g5.2xlarge for endpoint usage"]["Value"] == 20
+        assert len({quota["QuotaCode"] for quota in by_name.values()}) == len(by_name) > 100
+    quota = by_name["ml.m5.large for endpoint usage"]
+    for get in (client.get_service_quota, client.get_aws_default_service_quota):
+        assert get(ServiceCode="sagemaker", QuotaCode=quota["QuotaCode"])["Quota"] == quota
+    assert error_of(client.get_service_quota, ServiceCode="sagemaker", QuotaCode="L-00000000")[0] == (
+        "NoSuchResourceException"
+    )
+    assert error_of(client.list_service_quotas, ServiceCode="ec2")[0] == "NoSuchResourceException"
+    assert error_of(client.list_service_quotas, ServiceCode="sagemaker", NextToken="x")[0] == "ValidationException"
+    assert [service["ServiceCode"] for service in client.list_services()["Services"]] == ["sagemaker"]
+    code, message, _ = error_of(
+        client.request_service_quota_increase, ServiceCode="sagemaker", QuotaCode="L-00000000", DesiredValue=1
+    )
+    assert code == "UnknownOperationException"
+    assert "RequestServiceQuotaIncrease" in message
