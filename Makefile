@@ -5,6 +5,13 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.13 python3.12 python3.11,$(
 VENV := .venv/bin/python
 unexport PYTHONPATH PYTHONHOME
 
+PARAMETERS := ALL LAB BACKEND MODEL PYTHON
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+UNKNOWN := $(filter-out $(PARAMETERS),$(GIVEN))
+ifneq ($(UNKNOWN),)
+$(error Unknown parameter $(UNKNOWN). There are: $(PARAMETERS))
+endif
+
 .PHONY: help labs test test-clients jupyter bench notebooks requirements lint stop clean distclean environment
 .DEFAULT_GOAL := help
 

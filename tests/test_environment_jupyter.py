@@ -105,6 +105,12 @@ def test_make_labs_hands_its_parameters_on(arguments, expected):
     assert last.endswith(expected)
 
 
+def test_an_unknown_parameter_is_an_error():
+    run = subprocess.run(["make", "-n", "labs", "LABS=1"], cwd=CHECKOUT, capture_output=True, text=True)
+    assert run.returncode != 0
+    assert "Unknown parameter LABS" in run.stderr and "LAB" in run.stderr
+
+
 def test_clients_interpreters_are_named_by_variables():
     assert clients.variable("sdk-v2") == "CLIENTS_SDK_V2_PYTHON"
     assert clients.variable("awscli") == "CLIENTS_AWSCLI_PYTHON"
