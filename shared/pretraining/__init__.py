@@ -1,0 +1,1 @@
+"""The recipes that made the embedded models: data generators, training, evaluation."""

@@ -1,0 +1,1 @@
+"""The recipe of shared/models/language, the embedded language model: `python -m shared.pretraining.language --help`."""

@@ -1,0 +1,70 @@
+"""Every number of the recipe in one place, and the names of the files that it makes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the model is made. Sizes are in tokens, rows (of `context` tokens) and steps; rates are per step.
+
+    The matrices inside the layers are trained by Muon (https://kellerjordan.github.io/posts/muon/), the rest by AdamW.
+    Both rates rise over `warmup` steps, stay until `constant` of all steps are done, and fall linearly to nothing.
+    """
+
+    seed: int = 1
+    vocabulary: int = 3072
+    tokenizer_documents: int = 40_000
+    hidden: int = 192
+    layers: int = 4
+    heads: int = 3
+    intermediate: int = 512
+    context: int = 512
+    rope_theta: float = 10_000.0
+    steps: int = 1_400
+    batch_rows: int = 16
+    micro_rows: int = 4
+    muon_rate: float = 0.02
+    adamw_rate: float = 3e-3
+    warmup: int = 20
+    constant: float = 0.2
+    checkpoint_every: int = 100
+
+    def __post_init__(self):
+        if self.batch_rows % self.micro_rows:
+            raise ValueError(f"batch_rows ({self.batch_rows}) must be a multiple of micro_rows ({self.micro_rows})")
+        if self.hidden % self.heads or (self.hidden // self.heads) % 2:
+            raise ValueError(f"hidden ({self.hidden}) must be an even multiple of heads ({self.heads})")
+        if not 300 <= self.vocabulary <= 65_536:
+            raise ValueError(f"vocabulary ({self.vocabulary}) must lie between 300 and 65536")
+
+    def as_dict(self) -> dict:
+        """The recipe as plain values, for checkpoints and the model card."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """Where a run keeps its tokenizer, data and checkpoint, all of which can be thrown away afterwards."""
+
+    path: Path
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def rows(self) -> Path:
+        return self.path / "rows.npz"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint.pt"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "loss.csv"

@@ -1,0 +1,145 @@
+"""The training loop: Muon and AdamW on packed rows, with a checkpoint that an interrupted run goes on from."""
+
+from __future__ import annotations
+
+import csv
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import LlamaForCausalLM
+
+from shared.pretraining.language.network import build, loss_sum
+from shared.pretraining.language.recipe import Recipe, WorkFolder
+
+_LOG_EVERY = 20
+
+
+class OtherRecipe(RuntimeError):
+    """The work folder's checkpoint was made by another recipe."""
+
+
+class Trainer:
+    """A model in training. `step` counts the steps done; `cpu_seconds` and `wall_seconds` those of all runs so far."""
+
+    def __init__(self, recipe: Recipe, *, threads: int = 2, device: str = "cpu", dtype: torch.dtype = torch.bfloat16):
+        self.recipe, self.device, self.dtype = recipe, device, dtype
+        self.model = build(recipe).to(device)
+        self.parameters = list(self.model.parameters())
+        inner = [p for name, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in name]
+        rest = [p for name, p in self.model.named_parameters() if p.ndim != 2 or "embed" in name]
+        self.optimizers = [
+            torch.optim.Muon(inner, lr=recipe.muon_rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="original"),
+            torch.optim.AdamW(rest, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
+        self.threads = threads if device == "cpu" else 1
+        self.step = 0
+        self.cpu_seconds = self.wall_seconds = 0.0
+        self.losses: list[tuple[int, float]] = []
+
+    def train(self, rows_path: Path, checkpoint: Path, *, until: int | None = None) -> LlamaForCausalLM:
+        """Train until step `until` (default: the recipe's last), writing `checkpoint` now and then and at every end.
+
+        Workers are threads with one core each, every one with its own rows: their gradients are added in a fixed order,
+        so the result does not depend on timing, and a busy core delays one of them only.
+        """
+        with np.load(rows_path) as rows:
+            ids, weights = rows["ids"], rows["weights"]
+        until = self.recipe.steps if until is None else until
+        started_wall, started_cpu = time.perf_counter(), time.process_time()
+        wall, cpu = self.wall_seconds, self.cpu_seconds
+        threads_before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        progress = tqdm(total=self.recipe.steps, initial=self.step, desc="training", unit="step", mininterval=1)
+        try:
+            with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                while self.step < until:
+                    chosen = slice(self.step * self.recipe.batch_rows, (self.step + 1) * self.recipe.batch_rows)
+                    loss = self._one_step(pool, ids[chosen], weights[chosen])
+                    self.wall_seconds = wall + time.perf_counter() - started_wall
+                    self.cpu_seconds = cpu + time.process_time() - started_cpu
+                    progress.update()
+                    if self.step % _LOG_EVERY == 0 or self.step == until:
+                        self.losses.append((self.step, loss))
+                        progress.set_postfix(loss=f"{loss:.3f}", cpu_s=f"{self.cpu_seconds:.0f}")
+                    if self.step % self.recipe.checkpoint_every == 0:
+                        self.save(checkpoint)
+        finally:
+            progress.close()
+            torch.set_num_threads(threads_before)
+            if self.step:
+                self.save(checkpoint)
+        return self.model
+
+    def _one_step(self, pool: ThreadPoolExecutor, ids: np.ndarray, weights: np.ndarray) -> float:
+        total = float(weights[:, 1:].sum())
+        size = self.recipe.micro_rows
+        parts = [(ids[start : start + size], weights[start : start + size]) for start in range(0, len(ids), size)]
+        results = list(pool.map(lambda part: self._gradients(*part, total), parts))
+        for index, parameter in enumerate(self.parameters):
+            parameter.grad = torch.stack([gradients[index] for _, gradients in results]).sum(0)
+        factor = self._rate_factor()
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = rate * factor
+            optimizer.step()
+        self.step += 1
+        return sum(loss for loss, _ in results)
+
+    def _gradients(self, ids: np.ndarray, weights: np.ndarray, total: float) -> tuple[float, tuple[Tensor, ...]]:
+        rows = torch.from_numpy(ids.astype(np.int64)).to(self.device)
+        loss = loss_sum(self.model, rows, torch.from_numpy(weights).to(self.device), self.dtype) / total
+        return loss.item(), torch.autograd.grad(loss, self.parameters)
+
+    def _rate_factor(self) -> float:
+        steps, done = self.recipe.steps, self.step
+        rising = min(1.0, (done + 1) / self.recipe.warmup) if self.recipe.warmup else 1.0
+        falling = min(1.0, (steps - done) / max(1.0, steps * (1 - self.recipe.constant)))
+        return rising * falling
+
+    def save(self, path: Path) -> None:
+        """Write the whole state; an interruption while writing leaves the previous file."""
+        partial = path.with_name(path.name + ".partial")
+        state = {
+            "recipe": self.recipe.as_dict(),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "cpu_seconds": self.cpu_seconds,
+            "wall_seconds": self.wall_seconds,
+            "losses": self.losses,
+        }
+        torch.save(state, partial)
+        os.replace(partial, path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a checkpoint. Raises OtherRecipe when it was made by another recipe than this trainer's."""
+        state = torch.load(path, weights_only=True, map_location=self.device)
+        differing = [key for key, value in self.recipe.as_dict().items() if state["recipe"].get(key) != value]
+        if differing:
+            raise OtherRecipe(
+                f"the checkpoint {path} was made with another {', '.join(differing)}: give the same options as then, "
+                f"delete it, or choose another --work-dir"
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step, self.losses = state["step"], [tuple(entry) for entry in state["losses"]]
+        self.cpu_seconds, self.wall_seconds = state["cpu_seconds"], state["wall_seconds"]
+
+
+def train(recipe: Recipe, work: WorkFolder, *, threads: int, device: str, dtype: torch.dtype) -> Trainer:
+    """Train in `work`, going on from its checkpoint if there is one, and write the losses as CSV beside it."""
+    trainer = Trainer(recipe, threads=threads, device=device, dtype=dtype)
+    if work.checkpoint.exists():
+        trainer.restore(work.checkpoint)
+    trainer.train(work.rows, work.checkpoint)
+    with work.log.open("w", newline="") as file:
+        csv.writer(file).writerows([("step", "loss"), *trainer.losses])
+    return trainer
