@@ -23,6 +23,17 @@ ROLE_NAME = "AmazonSageMaker-ExecutionRole-Local"
 
 _ACCESS_KEY_ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
 
+# Variables that make a client choose another profile, other keys or another address, and values that do not.
+_HARMLESS = {
+    "AWS_PROFILE": "default",
+    "AWS_DEFAULT_PROFILE": "default",
+    "AWS_SESSION_TOKEN": "",
+    "AWS_SECURITY_TOKEN": "",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "false",
+    "AWS_USE_FIPS_ENDPOINT": "false",
+    "AWS_USE_DUALSTACK_ENDPOINT": "false",
+}
+
 
 @dataclass(frozen=True)
 class Credentials:
@@ -165,7 +176,11 @@ class StateFolder:
 
     def write_client_files(self, record: ServerRecord) -> None:
         """Write the files that the values of `client_environment` name."""
-        self._write_private(self.config_file, f"[default]\nregion = {record.region}\nendpoint_url = {record.url}\n")
+        # Without the last two lines boto3 and awscli presign S3 URLs in us-east-1 by the old signature version 2.
+        self._write_private(
+            self.config_file,
+            f"[default]\nregion = {record.region}\nendpoint_url = {record.url}\ns3 =\n    signature_version = s3v4\n",
+        )
         self._write_private(
             self.sdk_config_file,
             "SchemaVersion: '1.0'\n"
@@ -187,15 +202,27 @@ class StateFolder:
             "AWS_ACCESS_KEY_ID": credentials.access_key,
             "AWS_SECRET_ACCESS_KEY": credentials.secret_key,
             "AWS_EC2_METADATA_DISABLED": "true",
+            # Clients and containers of a machine behind a proxy would ask that proxy for 127.0.0.1.
+            **dict.fromkeys(("NO_PROXY", "no_proxy"), _hosts_without_proxy()),
         }
 
     def client_environment(self, record: ServerRecord) -> dict[str, str]:
-        """The environment variables that point an AWS client at the server of `record`."""
-        return self.container_environment(record) | {
-            "AWS_CONFIG_FILE": str(self.config_file),
-            "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials_file),
-            "SAGEMAKER_USER_CONFIG_OVERRIDE": str(self.sdk_config_file),
-        }
+        """The environment variables that point an AWS client at the server of `record`.
+
+        Variables of this process that would lead it elsewhere all the same are among them, with a value that does not.
+        """
+        harmless = {name: value for name, value in _HARMLESS.items() if name in os.environ}
+        addressed = {name: record.url for name in os.environ if name.startswith("AWS_ENDPOINT_URL_")}
+        return (
+            self.container_environment(record)
+            | harmless
+            | addressed
+            | {
+                "AWS_CONFIG_FILE": str(self.config_file),
+                "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials_file),
+                "SAGEMAKER_USER_CONFIG_OVERRIDE": str(self.sdk_config_file),
+            }
+        )
 
     @staticmethod
     def _write_private(path: Path, text: str) -> None:
@@ -208,6 +235,12 @@ class StateFolder:
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _hosts_without_proxy() -> str:
+    named = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in named.split(",") if host.strip()]
+    return named if "*" in hosts else ",".join(dict.fromkeys([*hosts, "127.0.0.1"]))
 
 
 def _try_lock(descriptor: int, kind: int) -> bool:

@@ -45,6 +45,37 @@ def test_env_prints_what_a_shell_reads(state: Path) -> None:
     assert "DefaultS3Bucket: sagemaker-eu-central-1-123456789012" in (state / "sagemaker-sdk.yaml").read_text()
 
 
+def test_env_leads_clients_here_whatever_the_shell_is_set_up_for(state: Path) -> None:
+    elsewhere = {
+        "AWS_PROFILE": "work",
+        "AWS_SESSION_TOKEN": "a token of the work account",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9",
+        "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS": "true",
+        "AWS_USE_FIPS_ENDPOINT": "true",
+        "AWS_USE_DUALSTACK_ENDPOINT": "true",
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+        "NO_PROXY": "intranet.example",
+    }
+    server = start(state, **elsewhere)
+    lines = command("env", state=state, **elsewhere).stdout
+    program = (
+        "import boto3, os; print(boto3.client('sts').get_caller_identity()['Account'], "
+        "len(boto3.client('s3').list_buckets()['Buckets']), len(boto3.client('sagemaker').list_models()['Models'])); "
+        "print(os.environ['NO_PROXY'], os.environ['no_proxy']); "
+        "print(boto3.client('s3').generate_presigned_url('get_object', {'Bucket': 'b', 'Key': 'k'}))"
+    )
+    seen = subprocess.run(
+        ["sh", "-c", f'{lines}\n{sys.executable} -c "{program}"'],
+        env=os.environ | elsewhere,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert seen[:2] == ["123456789012 1 0", "intranet.example,127.0.0.1 intranet.example,127.0.0.1"]
+    assert seen[2].startswith(f"{server.values['AWS_ENDPOINT_URL']}/b/k?X-Amz-Algorithm=AWS4-HMAC-SHA256&")
+
+
 def test_env_and_status_say_that_no_server_runs(state: Path) -> None:
     for arguments in (("env", "--json"), ("env",), ("status",)):
         result = command(*arguments, state=state, check=False)
