@@ -43,9 +43,15 @@ class Claim:
 
 
 def read_claim(request: Request) -> Claim | None:
-    """The SigV4 claim in `request`'s Authorization header or query string; None where there is no readable one."""
+    """The SigV4 claim in `request`'s Authorization header or query string; None where there is no readable one.
+
+    Raises the InvalidRequest fault for signature version 2, by which boto3 presigns S3 URLs in us-east-1 if its
+    configuration does not say s3v4.
+    """
     header = request.headers.get("authorization")
     if header is not None:
+        if header.startswith("AWS "):
+            raise _signature_version_2()
         match = _AUTHORIZATION.fullmatch(header)
         if match is None:
             return None
@@ -53,6 +59,8 @@ def read_claim(request: Request) -> Claim | None:
             match["credential"], match["headers"], match["signature"], request.headers.get("x-amz-date", ""), None
         )
     query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), keep_blank_values=True))
+    if "AWSAccessKeyId" in query:
+        raise _signature_version_2()
     if query.get("X-Amz-Algorithm") != "AWS4-HMAC-SHA256" or not query.get("X-Amz-Expires", "").isdecimal():
         return None
     return _claim(
@@ -151,6 +159,13 @@ class Guard:
                 signed.headers["X-Amz-Content-SHA256"] = payload_hash
         canonical = signer.canonical_request(signed)
         return signer.signature(signer.string_to_sign(signed, canonical), signed)
+
+
+def _signature_version_2() -> Fault:
+    return Fault(
+        "InvalidRequest",
+        "The authorization mechanism you have provided is not supported. Please use AWS4-HMAC-SHA256.",
+    )
 
 
 def _signature_fault(message: str) -> Fault:

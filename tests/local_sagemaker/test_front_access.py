@@ -145,6 +145,16 @@ def test_presigned_urls(server: LocalServer) -> None:
     assert s3.get_object(**parameters)["Body"].read() == b"new"
 
 
+def test_signature_version_2_is_refused_by_its_name(server: LocalServer) -> None:
+    s3 = server.client("s3", config={"signature_version": "s3"})
+    url = s3.generate_presigned_url("list_objects", {"Bucket": BUCKET})
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(url)
+    assert refused.value.code == 400
+    assert b"Please use AWS4-HMAC-SHA256" in refused.value.read()
+    assert error_of(s3.list_objects_v2, Bucket=BUCKET)[::2] == ("InvalidRequest", 400)
+
+
 def test_only_loopback_listens(server: LocalServer) -> None:
     process = psutil.Process(server.record()["pid"])
     listening = [connection for connection in process.net_connections() if connection.status == psutil.CONN_LISTEN]
