@@ -307,10 +307,12 @@ class ModelInstance:
         )
 
     def _last_error(self) -> str:
-        """The last line that looks like an exception's or an installer's, else the last line."""
-        lines = [line.strip() for line in self._last_lines if line.strip()]
+        """The last line that looks like an exception's or an installer's, else the last line, named as such."""
+        lines = [line.strip()[:500] for line in self._last_lines if line.strip()]
         marked = [line for line in lines if "Error" in line.split(":")[0] or line.upper().startswith("ERROR")]
-        return (marked or lines or [""])[-1][:500]
+        if marked:
+            return marked[-1]
+        return f"Its last line of output: {lines[-1]}" if lines else ""
 
     def _check_stopping(self) -> None:
         if self._stopping.is_set():

@@ -9,6 +9,7 @@ import logging.handlers
 import os
 import resource
 import secrets
+import shutil
 import signal
 import socket
 import sys
@@ -44,6 +45,8 @@ def serve(state: StateFolder, port: int | None, region: str, foreground: bool) -
     # Never given back: the lock is to end with the process, so that whoever waits for it waits for that.
     if state.take_lock("server", wait_seconds=1.0) is None:
         raise StartError(f"Another local SageMaker already uses the state folder {state.root}.")
+    # Working folders of containers whose server was killed: they have ended, and nobody else takes what they left.
+    shutil.rmtree(state.root / "endpoints", ignore_errors=True)
     listener = _bind(state, port)
     record = ServerRecord(secrets.token_hex(16), os.getpid(), listener.getsockname()[1], region, time.time())
     _prepare_process(state, record)

@@ -123,6 +123,7 @@ def test_after_a_kill_the_next_start_tells_what_was_running(state: Path) -> None
     logs = state / "logs" / "endpoints" / "was-there"
     assert f"endpoint was-there was running; its logs: {logs}" in told.stderr
     assert "loading the model" in next(logs.rglob("*.log")).read_text()
+    assert not (state / "endpoints").exists()
     assert "was-there" not in command("start", state=state).stderr
 
 
