@@ -171,7 +171,10 @@ def select(
         notebooks = [notebook for notebook in notebooks if notebook.lab == lab]
         if not notebooks:
             raise UsageError(f"lab {lab} ({known[lab]}) has no notebooks yet")
-    return [notebook for notebook in notebooks if everything or notebook.track == "core"]
+    chosen = [notebook for notebook in notebooks if everything or notebook.track == "core"]
+    if lab is not None and not chosen:
+        raise UsageError(f"lab {lab} ({known[lab]}) has only further notebooks: add --all (make labs ALL=1)")
+    return chosen
 
 
 def _check_parameters(chosen: Sequence[Notebook], parameters: dict[str, str]) -> None:
