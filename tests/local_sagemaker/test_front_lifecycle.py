@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import socket
 import stat
@@ -38,7 +39,7 @@ def test_two_starts_at_once_give_one_server(state: Path) -> None:
 def test_env_prints_what_a_shell_reads(state: Path) -> None:
     server = start(state, AWS_REGION="eu-central-1")
     lines = command("env", state=state).stdout
-    script = f"{lines}\n{sys.executable} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
+    script = f"{lines}\n{shlex.quote(sys.executable)} -c 'import json, os; print(json.dumps(dict(os.environ)))'"
     seen = json.loads(subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout)
     assert server.values.items() <= seen.items()
     assert server.values["AWS_REGION"] == "eu-central-1"
@@ -66,7 +67,7 @@ def test_env_leads_clients_here_whatever_the_shell_is_set_up_for(state: Path) ->
         "print(boto3.client('s3').generate_presigned_url('get_object', {'Bucket': 'b', 'Key': 'k'}))"
     )
     seen = subprocess.run(
-        ["sh", "-c", f'{lines}\n{sys.executable} -c "{program}"'],
+        ["sh", "-c", f'{lines}\n{shlex.quote(sys.executable)} -c "{program}"'],
         env=os.environ | elsewhere,
         capture_output=True,
         text=True,
