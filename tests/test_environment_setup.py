@@ -20,7 +20,7 @@ import pytest
 from shared.environment import interpreter
 from shared.environment.installation import STAMP
 from shared.environment.specification import CHECKOUT
-from tests.environment_support import TORCH_VERSION, make_python_with_torch
+from tests.environment_support import TORCH_VERSION, make_python_with_torch, site_packages
 
 PYPROJECT = """
 [project]
@@ -142,7 +142,7 @@ def test_a_changed_lock_is_installed_into_the_environment_that_is_there(finished
     assert finished_checkout.set_up() == (0, "")
 
 
-@pytest.mark.parametrize("damage", ["no stamp", "half a stamp", "another python", "broken python"])
+@pytest.mark.parametrize("damage", ["no stamp", "half a stamp", "another python", "broken python", "no torch"])
 def test_an_unfinished_or_broken_environment_is_made_anew(finished_checkout, damage):
     environment = finished_checkout.root / ".venv"
     stamp = environment / STAMP
@@ -152,6 +152,9 @@ def test_an_unfinished_or_broken_environment_is_made_anew(finished_checkout, dam
         stamp.write_text(stamp.read_text()[:20])
     elif damage == "another python":
         stamp.write_text(json.dumps({**json.loads(stamp.read_text()), "python": "3.9"}))
+    elif damage == "no torch":
+        (site_packages(environment) / "torch").unlink()
+        (site_packages(environment) / "torch").symlink_to("/nowhere/torch")
     else:
         (environment / "bin" / "python").unlink()
         (environment / "bin" / "python").symlink_to("/nowhere/python3")

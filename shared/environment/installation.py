@@ -49,13 +49,16 @@ class Environment:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def finished(self) -> dict | None:
-        """The stamp of a finished installation whose Python still runs and is still the same, else None."""
+        """The stamp of a finished installation whose Python still runs and whose torch is still there, else None."""
         try:
             stamp = json.loads(self.stamp.read_text(encoding="utf-8"))
             version = _output([str(self.python), "-I", "-S", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
         except (OSError, ValueError, subprocess.CalledProcessError):
             return None
-        return stamp if isinstance(stamp, dict) and stamp.get("python") == version else None
+        if not isinstance(stamp, dict) or stamp.get("python") != version:
+            return None
+        torch = self.folder / "lib" / f"python{version}" / "site-packages" / "torch" / "__init__.py"
+        return stamp if torch.exists() else None  # it may be a link to the base Python's
 
     def is_current(self, spec: Specification) -> bool:
         """Whether nothing is left to do."""
