@@ -1,0 +1,33 @@
+"""The SageMaker Python SDK v2, whose deploy() looks every 30 seconds whether the endpoint is in service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from client_support import BUCKET, Server, run_script, wait_until
+
+
+def test_sdk_v2(sdk_v2_python: Path, server: Server, tmp_path: Path) -> None:
+    results = run_script(sdk_v2_python, "sdk_v2", server, tmp_path, SAGEMAKER_SUPPRESS_V2_WARNING="1")
+    assert results["version"].startswith("2.")
+    assert results["session"] == {
+        "bucket": BUCKET,
+        "region": "us-east-1",
+        "urls": [f"s3://{BUCKET}/numbers", f"s3://{BUCKET}/numbers/three"],
+        "keys": ["numbers/one", "numbers/three", "numbers/two"],
+        "content": "number two",
+        "downloaded": ["one", "three", "two"],
+    }
+    assert results["status"] == "InService"
+    assert {"Key": "workshop", "Value": "genai"} in results["tags"]
+    for name, greeting in (("source", "hej"), ("archive", "hola")):
+        seen = results[name]
+        assert seen["class"] == "HuggingFacePredictor"
+        assert seen["answer"] == {"greeting": greeting, "request": {"x": 1}}
+        assert seen["lines"] == [{"number": 0}, {"number": 1}, {"number": 2}]
+        assert seen["bytes"] == '{"number": 0}\n{"number": 1}\n'
+        assert seen["table"] == {"length": 7, "content_type": "text/csv", "accept": "text/plain"}
+        assert seen["error"]["code"] == "ModelError"
+        assert "no such luck" in seen["error"]["message"]
+    assert "does not support ServerlessConfig" in results["refused"]
+    wait_until(lambda: server.client("sagemaker").list_endpoints()["Endpoints"] == [], "the endpoints are deleted")
