@@ -393,20 +393,18 @@ def within_top_p(candidates, p):
     return kept
 
 
-allowed = {
-    "no cut": None,
-    "top_k = 3": {text for text, _ in candidates[:3]},
-    "top_p = 0.5": set(within_top_p(candidates, 0.5)),
+cuts = {
+    "no cut": ({}, None),
+    "top_k = 2": ({"top_k": 2}, [text for text, _ in candidates[:2]]),
+    "top_p = 0.8": ({"top_p": 0.8}, within_top_p(candidates, 0.8)),
 }
-cuts = {"no cut": {}, "top_k = 3": {"top_k": 3}, "top_p = 0.5": {"top_p": 0.5}}
 
 # %%
 rows = []
-for label, cut in cuts.items():
+for label, (cut, kept) in cuts.items():
     drawn_tokens = first_tokens(prompt, 100, temperature=1.0, **cut)
-    outside = sum(token not in allowed[label] for token in drawn_tokens) if allowed[label] else "-"
-    size = len(allowed[label]) if allowed[label] else "all"
-    rows.append((label, size, len(set(drawn_tokens)), outside))
+    outside = "" if kept is None else sum(token not in kept for token in drawn_tokens)
+    rows.append((label, "all" if kept is None else len(kept), len(set(drawn_tokens)), outside))
 view.table(
     rows, columns=["setting", "tokens allowed", "different tokens in 100 draws", "draws outside"]
 )
