@@ -21,7 +21,7 @@ class EndpointFailed(RuntimeError):
 class LogReader:
     """The log lines of one endpoint, each given once. `logs` is a boto3 client for "logs".
 
-    Only lines after `since`: a log group outlives its endpoint, so an earlier one of the same name may have written too.
+    Only lines after `since`: a log group outlives its endpoint, so one of the same name may have written before.
     """
 
     def __init__(self, logs: Any, endpoint_name: str, since: datetime | None = None):

@@ -741,7 +741,7 @@ else:
 # 4. The endpoint was idle all night. What did the night cost?
 #
 # **Larger models.** Set `MODEL` in the first cell and run the notebook again: `"gpt-j-6b"` for this lab's classic, or one of the
-# instruct models that `python -m shared.catalogue` lists. Locally they must fit into memory; the notebook says so before it
+# instruct models of the table in [README.md](README.md). On a laptop they must fit into memory; the notebook says so before it
 # downloads anything.
 #
-# **Next:** *2-prompting*: how the text that you send decides what you get.
+# **Next:** the lab's second notebook, on prompting, is being written. Until then, play with section 17.
