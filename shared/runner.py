@@ -11,8 +11,9 @@ import argparse
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -225,11 +226,9 @@ def _clean_up(lab: str, backend: str | None, progress: Progress) -> list[str]:
     """Delete what the notebook's last cell would have deleted; returns what happened in lines. Never raises."""
     progress.say(f"  cleaning up after lab {lab}")
     arguments = ["cleanup", "--lab", lab] + (["--backend", backend] if backend else [])
-    code, lines = _python("shared.workshop", *arguments)
-    for line in lines:
-        progress.say(f"    {line}")
+    code, lines = _python("shared.workshop", *arguments, say=lambda line: progress.say(f"    {line}"))
     if code == 0:
-        return ["Cleaned up after the failure: " + ("; ".join(lines[-1:]) or "done")]
+        return ["Cleaned up: " + ("".join(lines[-1:]) or "done")]
     command = f"python -m shared.workshop {' '.join(arguments)}"
     note = f"CLEANUP FAILED, something may still be running and cost money. Run: {command}"
     progress.say(f"    {note}")
@@ -253,22 +252,28 @@ def _stop_local_sagemaker(progress: Progress) -> None:
             progress.say("\nThe local SageMaker did not stop: " + " ".join(lines))
 
 
-def _python(module: str, *arguments: str) -> tuple[int, list[str]]:
-    """Run a module of this project; returns its exit code and the lines that it printed."""
-    try:
-        answer = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            timeout=_CLEANUP_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return 1, [f"no end after {_CLEANUP_SECONDS} seconds"]
-    return answer.returncode, [line for line in answer.stdout.splitlines() if line.strip()]
+def _python(module: str, *arguments: str, say: Callable[[str], None] | None = None) -> tuple[int, list[str]]:
+    """Run a module of this project; returns its exit code and the lines that it printed, each `say`-ed as it came."""
+    lines = []
+    with subprocess.Popen(
+        [sys.executable, "-u", "-m", module, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    ) as process:
+        limit = threading.Timer(_CLEANUP_SECONDS, process.kill)
+        limit.start()
+        try:
+            for line in filter(str.strip, process.stdout):
+                lines.append(line.rstrip())
+                if say:
+                    say(line.rstrip())
+        finally:
+            limit.cancel()
+    return process.returncode, lines
 
 
 def _summarise(outcomes: Sequence[Outcome], path: Path, seconds: float) -> None:
