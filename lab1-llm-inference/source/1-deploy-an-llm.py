@@ -537,7 +537,7 @@ view.completions(
 # model itself says that the text is finished (`eos_token`, for *end of sequence*), or one of your **stop** texts
 # appears (`stop_sequence`). `return_full_text` puts your prompt before the answer.
 
-# %%
+# %% tags=["nbval-check-output"]
 endings = {
     "max_new_tokens 8": {"max_new_tokens": 8},
     "max_new_tokens 200": {"max_new_tokens": 200},
@@ -600,7 +600,7 @@ print(f"First text after {seen['first'] * 1000:.0f} ms, last after {seen['last']
 # An endpoint is used by programs that other people wrote, so its errors have to say what is wrong. A bad request must
 # cost neither the server nor the requests beside it. Five bad ones:
 
-# %%
+# %% tags=["nbval-check-output"]
 from botocore.exceptions import ClientError
 
 bad = {
@@ -626,7 +626,7 @@ view.table(rows, columns=["request", "AWS's error", "container's status", "conta
 # `ModelError` is AWS's word for "the container refused". The status 400 in the third column says that the caller is at
 # fault, and the message names the mistake. The endpoint lives on:
 
-# %%
+# %% tags=["nbval-check-output"]
 print(invoke(prompt, max_new_tokens=10)["generated_text"])
 
 # %% [markdown]
@@ -677,7 +677,7 @@ view.table(rows, columns=["metric", "statistic", "last hour"])
 # A real-time endpoint is rented by time, not by token. Busy or idle, an hour is an hour, so the price of a token depends on
 # how well you use it. The instance's price is that of the catalogue; look it up before you rely on it.
 
-# %%
+# %% tags=["nbval-check-output"]
 price = workshop.model.price_per_hour
 rows = [
     ("this notebook, 30 minutes", price / 2),
