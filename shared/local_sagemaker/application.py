@@ -14,7 +14,7 @@ from . import moto_services, service_quotas
 from .faults import Fault, error_response, internal_failure
 from .service import Service
 from .signatures import Claim, read_claim
-from .supervision import STATUS_PATH, STATUS_SERVICE
+from .state import STATUS_PATH, STATUS_SERVICE
 
 log = logging.getLogger(__name__)
 

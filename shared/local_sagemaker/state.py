@@ -34,6 +34,10 @@ _HARMLESS = {
     "AWS_USE_DUALSTACK_ENDPOINT": "false",
 }
 
+STATUS_PATH = "/local-sagemaker"
+"""Where the server tells who it is; the signing name of that request is `STATUS_SERVICE`."""
+STATUS_SERVICE = "local-sagemaker"
+
 
 @dataclass(frozen=True)
 class Credentials:

@@ -15,11 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .state import ServerRecord, StateFolder, package_root
-
-STATUS_PATH = "/local-sagemaker"
-"""Where the server tells who it is; the signing name of that request is `STATUS_SERVICE`."""
-STATUS_SERVICE = "local-sagemaker"
+from .state import STATUS_PATH, STATUS_SERVICE, ServerRecord, StateFolder, package_root
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
