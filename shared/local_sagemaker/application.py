@@ -60,9 +60,9 @@ class Application:
             return error_response(fault, claim.service if claim else None, request)
         except ClientDisconnect:
             raise
-        except Exception:
+        except Exception as error:
             log.exception("error while answering %s %s", request.method, request.scope["path"])
-            return error_response(internal_failure(), claim.service if claim else None, request)
+            return error_response(internal_failure(error), claim.service if claim else None, request)
 
     async def _route(self, request: Request, claim: Claim) -> Response:
         service, guard = self._service, self._service.guard

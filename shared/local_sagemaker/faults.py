@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from typing import Any
 from xml.sax.saxutils import escape
@@ -26,8 +27,15 @@ def validation_exception(message: str) -> Fault:
     return Fault("ValidationException", message)
 
 
-def internal_failure() -> Fault:
-    """The answer to an error of this server itself; the cause stands in its log."""
+def internal_failure(error: Exception) -> Fault:
+    """The answer to an error of this server itself; the cause stands in its log, or is that the disk is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # A status that clients do not try again.
+        return Fault(
+            "InsufficientStorage",
+            f"The disk of the local SageMaker is full ({error.strerror}). Free some space and try again.",
+            status=507,
+        )
     return Fault(
         "InternalFailure",
         "The local SageMaker failed to answer this request because of an error of its own; see logs/server.log in its "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import logging
 import threading
 from typing import Any
 
@@ -20,6 +21,8 @@ from .schema import service_model
 from .signatures import Guard
 from .state import ServerRecord, StateFolder
 from .telemetry import Telemetry
+
+log = logging.getLogger(__name__)
 
 
 class Service:
@@ -78,4 +81,7 @@ class Service:
         # For the next start, should this server be killed: which endpoints ran, where their logs are.
         with self._record_lock:
             self._record.endpoints = [endpoint["name"] for endpoint in endpoints.describe_all(self._context)]
-            self._state.write_record(self._record)
+            try:
+                self._state.write_record(self._record)
+            except OSError as error:
+                log.error("the record of the endpoints cannot be written: %s", error)

@@ -188,6 +188,7 @@ def _tail(path: Path, start: int, lines: int = 15) -> str:
     try:
         with path.open("rb") as file:
             file.seek(start)
-            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+            end = "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+            return end or "(the log says nothing; perhaps the disk is full)"
     except FileNotFoundError:
         return "(there is no log)"

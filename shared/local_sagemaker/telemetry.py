@@ -51,7 +51,8 @@ class Telemetry:
         self._flush_lock = threading.Lock()
         self._events: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         self._metrics: dict[tuple[str, str, str, str], _Statistics] = defaultdict(_Statistics)
-        self._files: dict[tuple[str, str], IO[str]] = {}
+        self._files: dict[tuple[str, str], IO[bytes]] = {}
+        self._unwritable: set[tuple[str, str]] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._flush_regularly, name="telemetry", daemon=True)
 
@@ -64,13 +65,26 @@ class Telemetry:
         now = int(time.time() * 1000)
         with self._lock:
             self._events[endpoint_name, stream].append({"timestamp": now, "message": line[:_MAX_EVENT_CHARACTERS]})
-            file = self._files.get((endpoint_name, stream))
-            if file is None:
-                path = self._state.endpoint_logs / endpoint_name / f"{stream}.log"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                file = self._files[endpoint_name, stream] = path.open("a", encoding="utf-8", errors="replace")
-            file.write(line + "\n")
-            file.flush()
+            try:
+                self._write_line(endpoint_name, stream, line)
+            except OSError as error:
+                # The line is in CloudWatch Logs. A full disk must not keep a container's output from being read.
+                if (endpoint_name, stream) not in self._unwritable:
+                    self._unwritable.add((endpoint_name, stream))
+                    log.error("the log file of %s of endpoint %s cannot be written: %s", stream, endpoint_name, error)
+
+    def _write_line(self, endpoint_name: str, stream: str, line: str) -> None:
+        file = self._files.pop((endpoint_name, stream), None)
+        if file is None:
+            path = self._state.endpoint_logs / endpoint_name / f"{stream}.log"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("ab", buffering=0)
+        try:
+            file.write(line.encode("utf-8", "replace") + b"\n")
+        except BaseException:
+            file.close()
+            raise
+        self._files[endpoint_name, stream] = file
 
     def invocation(
         self, endpoint_name: str, variant: str, status: int, model_microseconds: float, total_microseconds: float
