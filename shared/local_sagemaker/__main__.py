@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from .state import DEFAULT_REGION, StateFolder, default_state_root
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; returns the exit code (0: done, 1: it failed or no server runs)."""
+    """Run one command; returns the exit code (0: done, 1: it failed or no server runs, 130: Ctrl-C)."""
     options = _parser().parse_args(arguments)
     state = StateFolder(options.state)
     try:
@@ -29,6 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     except supervision.SupervisionError as error:
         print(f"local SageMaker: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("local SageMaker: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -10,7 +10,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,8 @@ def ask(state: StateFolder, record: ServerRecord, timeout: float = 10.0) -> dict
 def start(state: StateFolder, port: int | None, region: str, say: Say) -> ServerRecord:
     """Return the running server, started now where there was none. It outlives the calling process.
 
-    Raises SupervisionError where it cannot start, or runs already on another port than the one asked for.
+    Raises SupervisionError where it cannot start, or runs already on another port than the one asked for. Interrupted
+    by Ctrl-C, it ends the server that it has just started.
     """
     try:
         state.create()
@@ -71,13 +73,20 @@ def start(state: StateFolder, port: int | None, region: str, say: Say) -> Server
         if not state.server_lives():
             _report_stale(state, say)
             log_start = state.server_log.stat().st_size if state.server_log.exists() else 0
-            record = _wait_for_record(state, _spawn(state, port, region), log_start)
-        else:
-            record = _wait_for_record(state, None, 0)
-            if port is not None and port != record.port:
-                raise SupervisionError(
-                    f"a server already runs on port {record.port}; stop it first to use port {port}."
-                )
+            process = None
+            try:
+                with _interrupt_held_back():
+                    process = _spawn(state, port, region)
+                record = _wait_for_record(state, process, log_start)
+                ask(state, record)
+            except KeyboardInterrupt:
+                if process is not None:
+                    _end_unfinished(state, process)
+                raise
+            return record
+        record = _wait_for_record(state, None, 0)
+        if port is not None and port != record.port:
+            raise SupervisionError(f"a server already runs on port {record.port}; stop it first to use port {port}.")
         ask(state, record)
         return record
 
@@ -167,6 +176,19 @@ def _spawn(state: StateFolder, port: int | None, region: str) -> subprocess.Pope
         )
 
 
+@contextmanager
+def _interrupt_held_back() -> Iterator[None]:
+    """Let Ctrl-C take effect afterwards only: no process is started whose id is then not known."""
+    pending = []
+    handler = signal.signal(signal.SIGINT, lambda *arguments: pending.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if pending and callable(handler):
+        handler(*pending[0])
+
+
 def _wait_for_record(state: StateFolder, process: subprocess.Popen[bytes] | None, log_start: int) -> ServerRecord:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline:
@@ -182,6 +204,16 @@ def _wait_for_record(state: StateFolder, process: subprocess.Popen[bytes] | None
         f"the server did not answer within {_START_SECONDS:.0f} s. The end of {state.server_log}:\n"
         f"{_tail(state.server_log, log_start)}"
     )
+
+
+def _end_unfinished(state: StateFolder, process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    state.remove_record()
 
 
 def _tail(path: Path, start: int, lines: int = 15) -> str:

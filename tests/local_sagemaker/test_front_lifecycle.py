@@ -28,6 +28,19 @@ def test_start_is_idempotent_and_detached(state: Path) -> None:
     assert first.client("s3").list_buckets()["Buckets"][0]["Name"] == "sagemaker-us-east-1-123456789012"
 
 
+def test_an_interrupted_start_leaves_no_server(state: Path) -> None:
+    arguments = [sys.executable, "-m", "shared.local_sagemaker", "start", "--state", str(state)]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not (children := psutil.Process(process.pid).children()):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=60)[1] == "local SageMaker: interrupted\n"
+    assert process.returncode == 130
+    assert not psutil.wait_procs(children, timeout=20)[1]
+    assert command("start", state=state).stderr == ""
+
+
 def test_two_starts_at_once_give_one_server(state: Path) -> None:
     arguments = [sys.executable, "-m", "shared.local_sagemaker", "start", "--state", str(state)]
     starts = [subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
