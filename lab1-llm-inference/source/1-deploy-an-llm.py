@@ -24,11 +24,11 @@
 #
 # | | on your laptop | on AWS |
 # |---|---|---|
-# | **time** | about 30 minutes of reading, 2 of computing | the same, and 5 to 10 minutes of waiting for the endpoint |
-# | **cost** | nothing | the instance's price per hour for as long as the endpoint exists; the embedded model's costs about 0.12 USD for half an hour |
-# | **you need** | this repository, set up by `make jupyter` | an execution role with SageMaker and S3 rights; the quota for one endpoint instance |
+# | **time** | about 30 minutes of reading, 2 of computing | an estimate: the same, and 5 to 10 minutes of waiting for the endpoint |
+# | **cost** | nothing | the price of one rented computer for as long as the endpoint exists: about 0.12 USD for half an hour with the embedded model |
+# | **you need** | this repository, set up by `make jupyter` | a role that may use SageMaker and S3, and the right (a *quota*) to rent one computer of the type shown below |
 #
-# You should know some Python. You need no machine learning.
+# You should know some Python. You need no machine learning. Words in **bold** are explained where they first appear.
 #
 # > **In SageMaker Studio**, run this line once in a terminal, from the repository's folder, before you begin:
 # > `pip install -r requirements.txt`
@@ -37,13 +37,13 @@
 # ## 1. Choose where it runs, and which model
 #
 # Three settings. `BACKEND = "auto"` means AWS if you are inside SageMaker Studio, else a SageMaker that runs on this very
-# machine. `MODEL = "embedded"` is a small model that came with this repository; the end of this notebook names larger
-# ones. `KEEP = False` means that the last cell deletes what you made.
+# machine. `MODEL = "embedded"` is a small language model that came with this repository; the end of this notebook names
+# larger ones. `KEEP = False` means that the last cell deletes what you made.
 
 # %% tags=["parameters"]
 BACKEND = "auto"  # "auto", "local" or "sagemaker"
-MODEL = "embedded"  # or a name from the catalogue, a Hugging Face Hub id, a folder
-KEEP = False  # True keeps the endpoint for the lab's next notebook
+MODEL = "embedded"  # or another name of the table in this lab's README.md
+KEEP = False  # True keeps the endpoint when the notebook ends
 
 # %%
 import sys
@@ -56,8 +56,9 @@ workshop = Workshop(lab="1", backend=BACKEND, model=MODEL)
 workshop
 
 # %% [markdown]
-# The card above is worth a look before you spend anything: which account and region, which **role** (the identity that
-# SageMaker takes on when it works for you), which **bucket** (your folder in S3, Amazon's file store), and which model.
+# The card above is worth a look before you spend anything: the AWS account that pays and the **region** (the place on
+# earth) where it happens, the **role** (the identity that SageMaker takes on when it works for you), the **bucket** (a named store
+# in S3, Amazon's storage for files), and the model. On a laptop, account and role are made up.
 #
 # ## 2. What an endpoint is
 #
@@ -70,12 +71,14 @@ workshop
 # - an **instance**: the (virtual) computer that you rent by the hour, with or without a GPU;
 # - a **configuration** that ties them together: which model on how many instances of which type.
 #
+# We deploy a *real-time* endpoint: it is there all the time and answers at once.
+#
 # SageMaker starts the instance, runs the image, unpacks your archive into `/opt/ml/model`, and asks the container over and
 # over, "are you there?" (`GET /ping`, to be answered within 2 seconds). Once it says yes, each call to the endpoint becomes a
 # `POST /invocations` to the container, which has 60 seconds to answer.
 #
 # On a laptop the same steps happen with the same requests. The "instance" is your own machine and the "container" a
-# process of its own, and that is the whole difference.
+# process of its own. What else differs stands in a table in [its README](../shared/local_sagemaker/README.md).
 #
 # ## 3. The model
 #
@@ -86,9 +89,9 @@ workshop
 workshop.model
 
 # %% [markdown]
-# **Parameters** are the numbers that training adjusted. The embedded model has a few million; GPT-J, this lab's classic,
-# has six thousand million. A small model writes simple English about simple things. That is plenty to study how
-# generation works, and every knob acts the same on a large one.
+# **Parameters**, or **weights**, are the numbers that training adjusted. (The word has a second meaning: in section 6, `parameters` are the
+# settings of a request.) The embedded model has a few million; GPT-J, this lab's classic, has 6 billion. A small model
+# writes simple English about simple things. That is plenty to study how generation works: every knob acts the same on a large one.
 #
 # ## 4. Package it: `model.tar.gz`
 #
@@ -102,8 +105,11 @@ workshop.model
 # | `predict_fn` | for each request | runs the model |
 # | `output_fn` | for each request | turns the result into bytes |
 #
-# You may leave out any of them; the container has defaults. Ours checks its input, batches requests that come at the same
-# time, and streams. Open [code/inference.py](code/inference.py) and find the functions.
+# You may leave out any of them; the container has defaults. Ours checks its input and, where the server in the container allows it
+# (section 13), computes requests that come at the same time together and streams. Open
+# [code/inference.py](code/inference.py) and find the functions.
+#
+# (The larger models of the catalogue are fetched by the container itself; then the archive holds only `code/`, or is not used at all.)
 
 # %%
 from shared.packaging import make_archive, upload
@@ -112,8 +118,15 @@ archive = make_archive("out/model.tar.gz", weights=workshop.model.weights, code=
 archive
 
 # %% [markdown]
-# The line `sha256` is the archive's fingerprint. Pack the same files again and it stays the same, to the byte: that is
-# how you know later what was deployed. Now the archive goes to S3, where SageMaker will look for it.
+# `sha256` is the archive's fingerprint. It depends on the content alone: pack the same files again and it is the same, so
+# you can tell later what was deployed.
+
+# %%
+again = make_archive("out/again.tar.gz", weights=workshop.model.weights, code="code")
+print("the same to the byte:", again.sha256 == archive.sha256)
+
+# %% [markdown]
+# Now the archive goes to S3, where SageMaker will look for it. The first digits of the fingerprint are part of its address.
 
 # %%
 model_data = upload(archive, workshop.s3_uri("model"))
@@ -122,8 +135,9 @@ print(model_data)
 # %% [markdown]
 # ## 5. Create the model, the configuration, the endpoint
 #
-# Three calls, one for each noun of section 2. The first, `Model`, says which image and which archive belong together, and
-# which role may read them. Nothing runs yet, and it costs nothing.
+# Three calls: `Model` joins image and archive, `EndpointConfig` adds the instance, `Endpoint` starts it. We make them with
+# the **SageMaker Python SDK**, Amazon's library for this. A `Model` also says which role may read the archive. Nothing runs yet,
+# and it costs nothing.
 
 # %%
 from sagemaker.core.resources import Endpoint, EndpointConfig, Model
@@ -133,19 +147,19 @@ container = workshop.container(model_data)
 view.table(container.items(), columns=["the container's", "value"])
 
 # %%
-name = workshop.name("model", container)
-model = workshop.existing(Model, name) or Model.create(
-    model_name=name,
+model_name = workshop.name("model", container)
+model = workshop.existing(Model, model_name) or Model.create(
+    model_name=model_name,
     primary_container=ContainerDefinition(**container),
     execution_role_arn=workshop.role,
     tags=workshop.tags,
 )
-print(model.model_name)
+print(model_name)
 
 # %% [markdown]
-# `workshop.existing(...)` looks whether you made this one before. So you may run a cell twice without an error, or come
-# back after lunch and go on where you were. The **tags** are labels on what you create; the last cell finds by them what
-# to delete.
+# `workshop.existing(...)` looks whether you made this one before (and deletes it if it failed or does not fit any more). So you may
+# run a cell twice without an error, or come back after lunch and go on where you were. The **tags** are labels on what
+# you create; the last cell finds by them what to delete.
 #
 # Next the configuration: how many instances of which type. Each part of an endpoint that serves a share of the traffic is
 # called a **variant**; we have one, for all of it.
@@ -153,32 +167,35 @@ print(model.model_name)
 # %%
 variant = ProductionVariant(
     variant_name="AllTraffic",
-    model_name=model.model_name,
+    model_name=model_name,
     instance_type=workshop.model.instance_type,
     initial_instance_count=1,
     **workshop.model.variant_options,
 )
-name = workshop.name("config", variant.model_name, variant.instance_type)
-config = workshop.existing(EndpointConfig, name) or EndpointConfig.create(
-    endpoint_config_name=name, production_variants=[variant], tags=workshop.tags
+config_name = workshop.name("config", model_name, workshop.model.instance_type)
+config = workshop.existing(EndpointConfig, config_name) or EndpointConfig.create(
+    endpoint_config_name=config_name, production_variants=[variant], tags=workshop.tags
 )
-print(config.endpoint_config_name)
+print(config_name)
 
 # %% [markdown]
 # And the endpoint. **From here on the clock runs**: on AWS you pay for the instance until you delete the endpoint,
 # whether you call it or not.
 
 # %%
-name = workshop.name("endpoint")
-uses = config.endpoint_config_name
-endpoint = workshop.existing(Endpoint, name, endpoint_config_name=uses) or Endpoint.create(
-    endpoint_name=name, endpoint_config_name=uses, tags=workshop.tags
+endpoint_name = workshop.name("endpoint")
+endpoint = workshop.existing(
+    Endpoint, endpoint_name, endpoint_config_name=config_name
+) or Endpoint.create(
+    endpoint_name=endpoint_name, endpoint_config_name=config_name, tags=workshop.tags
 )
 workshop.watch(endpoint)
 
 # %% [markdown]
-# Read the log lines above. They come from the container: it starts, loads the model, and answers its first `/ping`; then
-# the status turns from `Creating` to `InService`. When an endpoint ends as `Failed`, these lines nearly always say why.
+# The lines with a bar come from the container: it looks whether the packages that `code/requirements.txt` asks for are there,
+# imports your `inference.py`, and loads the model. SageMaker meanwhile keeps asking `/ping`; after the first answer the
+# status turns from `Creating` to `InService`. When an endpoint ends as `Failed`, these lines nearly always say why. (If the
+# endpoint was there already, you only see `InService`.)
 #
 # ## 6. The first prediction
 #
@@ -192,7 +209,7 @@ runtime = workshop.client("sagemaker-runtime")
 prompt = workshop.model.prompts[0]
 
 response = runtime.invoke_endpoint(
-    EndpointName=endpoint.endpoint_name,
+    EndpointName=endpoint_name,
     ContentType="application/json",
     Body=json.dumps({"inputs": prompt, "parameters": {"max_new_tokens": 40}}),
 )
@@ -201,15 +218,15 @@ view.completions([{"prompt": prompt, "text": answer["generated_text"], "label": 
 
 # %% [markdown]
 # The dim part is your **prompt**, the rest was written by the model. `max_new_tokens` is how many tokens it may add. A
-# token is not a word, so let us see some. With `"details": true` the endpoint says which tokens it chose and how sure it
-# was of each.
+# token is not a word, so let us see some. With `"details": true` the endpoint says which tokens it chose, and gives the
+# natural logarithm of the probability of each, `log_prob`, as the unchanged model computed it; `exp` turns it back.
 
 # %%
 def invoke(inputs, **parameters):
     """Send one prompt to the endpoint and return its answer as a dictionary."""
     body = json.dumps({"inputs": inputs, "parameters": parameters})
     response = runtime.invoke_endpoint(
-        EndpointName=endpoint.endpoint_name, ContentType="application/json", Body=body
+        EndpointName=endpoint_name, ContentType="application/json", Body=body
     )
     return json.loads(response["Body"].read())
 
@@ -231,8 +248,8 @@ view.table(rows, columns=["token id", "text", "probability"])
 #
 # <img src="images/decoding.svg" alt="A loop. The text so far goes into the model; out comes a probability for every token; penalties, temperature, top-k and top-p change these probabilities; one token is picked; it is appended to the text, and the loop starts again until a stop rule holds." width="760">
 #
-# Generation is a loop of the step in this picture. All settings act in one of three places: they change the
-# probabilities, they change how one token is picked from them, or they end the loop.
+# Generation is a loop of the step in this picture. The settings that steer the text act in one of three places: they
+# change the probabilities, they change how one token is picked from them, or they end the loop.
 #
 # So look at the probabilities themselves. `max_new_tokens=1` stops after one step; `top_n_tokens` asks for the most
 # probable candidates.
@@ -249,7 +266,7 @@ view.next_token_bars({"as the model computed it": candidates}, title="What may c
 
 # %% [markdown]
 # This bar chart is what the model "thinks". To take the longest bar each time is called **greedy decoding**, and it is
-# the default here: the same prompt gives the same answer, always. To roll a die whose faces have these sizes is called
+# the default here: the same prompt gives the same answer. To roll a die whose faces have these sizes is called
 # **sampling**, and you ask for it with `do_sample`.
 #
 # ## 8. Temperature
@@ -271,9 +288,9 @@ view.next_token_bars(
 )
 
 # %% [markdown]
-# That was a formula. Does the endpoint do it? Let us roll the die 100 times at each of six temperatures and count how often
-# the most probable token comes up. Each call has a **seed**, the number that a random generator starts from, so that you
-# get the counts that are printed here. Eight calls are under way at any time.
+# That was a formula. Does the endpoint do it? We draw the next token 100 times at each of six temperatures, and count how often
+# the most probable one comes up. Each call has a **seed**, the number that a random generator starts from, so that a second
+# run on this machine counts the same. To save time, eight calls are under way at once.
 
 # %%
 from collections import Counter
@@ -296,10 +313,17 @@ def first_tokens(inputs, count, **parameters):
     return [answer["details"]["tokens"][0]["text"] for answer in answers]
 
 
+print(first_tokens(prompt, 10, temperature=1.0))
+
+# %%
 temperatures = [0.1, 0.3, 0.5, 0.7, 1.0, 1.5]
 best = candidates[0][0]
 measured = [first_tokens(prompt, 100, temperature=t).count(best) / 100 for t in temperatures]
 by_formula = [dict(with_temperature(candidates, t))[best] for t in temperatures]
+view.table(
+    [(t, f"{m:.0%}", f"{f:.0%}") for t, m, f in zip(temperatures, measured, by_formula)],
+    columns=["temperature", f"drew {best!r}", "by the formula"],
+)
 
 # %% [markdown]
 # A count of 100 draws is itself a matter of chance. The band in the next figure is the **95% interval**: the range of true
@@ -316,7 +340,10 @@ def interval(share, n, z=1.96):
 low, high = zip(*(interval(share, 100) for share in measured))
 view.line_with_interval(
     temperatures,
-    {"measured, 100 draws": (measured, low, high), "by the formula": (by_formula,) * 3},
+    {
+        "measured, 100 draws": (measured, low, high),
+        "by the formula": (by_formula, by_formula, by_formula),  # exact, so its band has no width
+    },
     xlabel="temperature",
     ylabel=f"share of {best!r}",
     alt=f"Share of the most probable token, measured and by formula, from {measured[0]:.0%} and "
@@ -367,16 +394,16 @@ view.completions(
 )
 
 # %% [markdown]
-# Variety is bought with plausibility: as one column rises the other falls. At 0.1 the texts hardly differ; at 1.5 the
-# sentences fall apart. Useful values lie between, low for facts and code, near 1 for stories. There is no setting that makes a
-# model know more.
+# Variety is bought with plausibility: as distinct-2 rises, the log-probability falls. At the lowest temperature the texts
+# share nearly all their word pairs; at the highest the sentences fall apart. Which value is best depends on the use: read the texts and
+# choose. None of them makes a model know more.
 #
 # > **Try it.** Change `temperatures` to values between 0.7 and 1.2. At which one does the first sentence stop making sense?
 #
 # ## 9. Top-k and top-p: cut off the tail
 #
-# At temperature 1 the unlikely tokens are rolled now and then, each rare, together not rare at all. Two settings cut them
-# off before the die is rolled:
+# At temperature 1 each unlikely token is drawn rarely, but there are so many that together they do come up. Two settings cut
+# them off before the die is rolled:
 #
 # - **`top_k`** keeps the `k` most probable tokens, whatever their probabilities;
 # - **`top_p`** keeps the fewest tokens whose probabilities add up to `p`: few where the model is sure, many where it is not.
@@ -398,47 +425,70 @@ cuts = {
     "top_k = 2": ({"top_k": 2}, [text for text, _ in candidates[:2]]),
     "top_p = 0.8": ({"top_p": 0.8}, within_top_p(candidates, 0.8)),
 }
+draws = {
+    label: first_tokens(prompt, 100, temperature=1.0, **cut) for label, (cut, _) in cuts.items()
+}
+view.next_token_bars(
+    {
+        label: [(text, tokens.count(text) / 100) for text, _ in candidates]
+        for label, tokens in draws.items()
+    },
+    title="100 draws each",
+)
 
 # %%
 rows = []
 for label, (cut, kept) in cuts.items():
-    drawn_tokens = first_tokens(prompt, 100, temperature=1.0, **cut)
-    outside = "" if kept is None else sum(token not in kept for token in drawn_tokens)
-    rows.append((label, "all" if kept is None else len(kept), len(set(drawn_tokens)), outside))
+    outside = "" if kept is None else sum(token not in kept for token in draws[label])
+    texts = [a["generated_text"] for a in sample(prompt, 20, temperature=1.0, max_new_tokens=30, **cut)]
+    allowed = "all" if kept is None else len(kept)
+    rows.append((label, allowed, len(set(draws[label])), outside, f"{distinct_2(texts):.2f}"))
 view.table(
-    rows, columns=["setting", "tokens allowed", "different tokens in 100 draws", "draws outside"]
+    rows, columns=["setting", "tokens allowed", "drawn in 100", "of them not allowed", "distinct-2"]
 )
 
 # %% [markdown]
-# Without a cut, 100 draws give many different tokens. With one, no draw falls outside the allowed set. The allowed set of
-# `top_p` depends on the place in the text. Here are two places, one where the next token is open and one where it is nearly
-# settled:
+# With a cut, no draw falls outside the allowed set, and whole texts vary less (distinct-2 of 20 continuations of 30 tokens). The
+# allowed set of `top_p` depends on the place in the text. Here are two places, one where the next token is open and one where
+# it is nearly settled:
 
 # %%
 settled = "Once upon a"
 rows = []
 for text in (prompt, settled):
     options = next_tokens(text)
-    (token, probability), kept = options[0], within_top_p(options, 0.9)
-    rows.append((text, repr(token), f"{probability:.0%}", len(kept)))
+    token, probability = options[0]
+    kept = len(within_top_p(options, 0.9))
+    rows.append((text, repr(token), f"{probability:.0%}", kept))
 view.table(
-    rows, columns=["text so far", "best next token", "its probability", "kept by top_p = 0.9 (of 20)"]
+    rows, columns=["text so far", "best next token", "its probability", "kept by top_p = 0.9"]
 )
 
 # %% [markdown]
 # ## 10. The seed
 #
-# With the same seed and the same settings you get the same text, whatever else the endpoint computes at that moment.
-# Without one, each call is a new roll.
+# With the same seed and the same settings you get the same text, on the same machine and model. Without one, each call is a
+# new roll.
 
 # %%
 settings = {"do_sample": True, "temperature": 1.0, "max_new_tokens": 15}
-calls = [("seed 7", 7), ("seed 7 again", 7), ("seed 8", 8), ("no seed", None), ("no seed again", None)]
+calls = [("seed 7", {"seed": 7}), ("seed 7 again", {"seed": 7}), ("seed 8", {"seed": 8})]
+calls += [("no seed", {}), ("no seed again", {})]
 items = []
-for label, seed in calls:
-    answer = invoke(prompt, **settings, **({} if seed is None else {"seed": seed}))
+for label, extra in calls:
+    answer = invoke(prompt, **settings, **extra)
     items.append({"prompt": prompt, "text": answer["generated_text"], "label": label})
 view.completions(items)
+
+# %% [markdown]
+# Does it hold when the endpoint is busy? Eight seeds one after the other, then the same eight at once, computed in one batch:
+
+# %%
+alone = [invoke(prompt, **settings, seed=seed)["generated_text"] for seed in range(8)]
+settings.pop("do_sample")  # `sample` sets it
+together = [answer["generated_text"] for answer in sample(prompt, 8, **settings)]
+same = sum(a == b for a, b in zip(alone, together))
+print(f"{same} of 8 texts are the same, and {len(set(alone))} differ from each other.")
 
 # %% [markdown]
 # ## 11. Penalties: stop repeating yourself
@@ -446,22 +496,25 @@ view.completions(items)
 # Greedy decoding has a known fault: it runs in circles, since what was probable once is probable again. Three settings push down
 # tokens that were used before:
 #
-# - **`presence_penalty`** $a$ multiplies the probability of each token that the *answer* already holds by $e^{-a}$ (0 is off);
+# - **`presence_penalty`** $a$ takes each token that is already in the *answer* and multiplies its probability by $e^{-a}$ (0 is
+#   off);
 # - **`frequency_penalty`** $a$ does so once for *each time* the token was used: $e^{-a \cdot count}$ (0 is off);
-# - **`repetition_penalty`** lowers the score of each token that is in the *prompt or* the answer (1 is off; useful values
-#   go up to about 1.3). It works on the model's raw scores, so it has no formula in probabilities: we will measure it.
+# - **`repetition_penalty`** lowers each token that is in the *prompt or* the answer (1 is off; useful values go up to about
+#   1.3). It works on the model's raw scores, before they are made into probabilities, so we will measure it instead.
 #
-# First the formulas. We let the model write greedily, and stop at the step where it takes a word that it has used most often.
+# After that all probabilities are scaled to a sum of one again. First the formulas. We let the model write greedily, and look
+# for the step that repeats its most-used word.
 
 # %%
 steps = invoke(prompt, max_new_tokens=80, details=True, top_n_tokens=8)["details"]
 chosen = [token["text"] for token in steps["tokens"]]
-used_before = [
-    chosen[:i].count(text) if text.strip().isalpha() else 0 for i, text in enumerate(chosen)
-]
-step = max(range(len(chosen)), key=used_before.__getitem__)
+step, most = 0, 0
+for i, text in enumerate(chosen):
+    used = chosen[:i].count(text)
+    if text.strip().isalpha() and used > most:
+        step, most = i, used
 print("..." + "".join(chosen[max(0, step - 30) : step]), "|", chosen[step])
-print(f"{chosen[step]!r} was used {used_before[step]} times before.")
+print(f"{chosen[step]!r} was used {most} times before.")
 
 # %%
 def penalise(candidates, so_far, presence=0.0, frequency=0.0):
@@ -486,8 +539,28 @@ view.next_token_bars(
 )
 
 # %% [markdown]
-# Bars of words that were used before have shrunk, and the others took their share. Now `repetition_penalty`, measured: we give the
-# text up to that step as a prompt and draw the next token 200 times, without and with the penalty.
+# Bars of words that were used before have shrunk, and the others took their share. (The figure knows the 8 best candidates.)
+# Does the endpoint do it? The formula predicts where a greedy answer with the penalty must part from the one without:
+# at the first step where another token wins. Let us ask the endpoint.
+
+# %%
+rows = []
+for setting, value in [("presence", 1.5), ("frequency", 0.7)]:
+    for predicted, options in enumerate(steps["top_tokens"]):
+        options = [(token["text"], exp(token["log_prob"])) for token in options]
+        penalised = penalise(options, chosen[:predicted], **{setting: value})
+        winner = max(penalised, key=lambda pair: pair[1])[0]
+        if winner != chosen[predicted]:
+            break
+    answer = invoke(prompt, max_new_tokens=80, details=True, **{f"{setting}_penalty": value})
+    written = [token["text"] for token in answer["details"]["tokens"]]
+    parted = next((i for i, (a, b) in enumerate(zip(chosen, written)) if a != b), -1)
+    rows.append((f"{setting}_penalty {value}", predicted, repr(winner), parted, repr(written[parted])))
+view.table(rows, columns=["setting", "predicted step", "token", "step of the endpoint", "its token"])
+
+# %% [markdown]
+# Now `repetition_penalty`, measured: we give the text up to the step of the figure as a prompt and draw the next token 200
+# times, without and with the penalty.
 
 # %%
 so_far = prompt + "".join(chosen[:step])
@@ -514,6 +587,7 @@ trials = {
     "repetition_penalty 1.3": {"repetition_penalty": 1.3},
     "presence_penalty 1.5": {"presence_penalty": 1.5},
     "frequency_penalty 0.7": {"frequency_penalty": 0.7},
+    "frequency_penalty 2": {"frequency_penalty": 2.0},  # far too much
 }
 written = {
     label: invoke(prompt, max_new_tokens=120, **penalty)["generated_text"]
@@ -529,13 +603,15 @@ view.completions(
 
 # %% [markdown]
 # Read the texts as well as the numbers. A penalty knows nothing of meaning: it also pushes down words that ought to come again,
-# such as names, "the", or a full stop. Too much of it and the language breaks.
+# such as names, "the", or a full stop. The last text has hardly a repetition and hardly a sentence: too much of a penalty
+# breaks the language.
 #
 # ## 12. When it ends
 #
 # Generation ends for one of three reasons, and the answer says which: the number of tokens is used up (`length`), the
 # model itself says that the text is finished (`eos_token`, for *end of sequence*), or one of your **stop** texts
-# appears (`stop_sequence`). `return_full_text` puts your prompt before the answer.
+# appears (`stop_sequence`); the stop text itself is left out of the answer. `return_full_text` puts your prompt before the
+# answer.
 
 # %% tags=["nbval-check-output"]
 endings = {
@@ -558,47 +634,56 @@ view.table(rows, columns=["setting", "tokens", "ended by", "text"])
 # People read while the model still writes. A **streaming** call hands over each token as it is made. What counts for
 # the reader is then the **time to first token**, not the time to the last.
 #
-# The call is another one, and the answer arrives as events. Each line in them is a JSON object with one token.
+# Streaming has its own call. The answer arrives in chunks of bytes; put together they are lines, each a JSON object with one
+# token.
 
 # %%
 import time
 
+seen = {}
+
 
 def stream(inputs, **parameters):
-    """Yield the answer's pieces of text as they arrive; note seconds and chunks in `seen`."""
+    """Yield the answer's pieces of text as they arrive; note seconds, tokens and chunks in `seen`."""
     body = json.dumps({"inputs": inputs, "parameters": parameters, "stream": True})
-    start = time.perf_counter()
-    seen.update(first=None, chunks=0)
+    seen.update(start=time.perf_counter(), first=None, tokens=0, chunks=0)
     response = runtime.invoke_endpoint_with_response_stream(
-        EndpointName=endpoint.endpoint_name, ContentType="application/json", Body=body
+        EndpointName=endpoint_name, ContentType="application/json", Body=body
     )
-    pending = b""
+    buffer = b""
     for event in response["Body"]:
-        seen["first"] = seen["first"] or time.perf_counter() - start
         seen["chunks"] += 1
-        *lines, pending = (pending + event["PayloadPart"]["Bytes"]).split(b"\n")
-        for line in lines:
-            if line.strip():
-                yield json.loads(line)["token"]["text"]
-    seen["last"] = time.perf_counter() - start
+        seen["first"] = seen["first"] or time.perf_counter() - seen["start"]
+        buffer += event["PayloadPart"]["Bytes"]
+        while b"\n" in buffer:
+            line, buffer = buffer.split(b"\n", 1)
+            seen["tokens"] += 1
+            yield json.loads(line)["token"]["text"]
+    seen["last"] = time.perf_counter() - seen["start"]
 
 
-seen = {}
-text = view.stream_text(stream(prompt, max_new_tokens=100, do_sample=True, temperature=0.7, seed=1))
+settings = {"max_new_tokens": 100, "do_sample": True, "temperature": 0.7, "seed": 1}
+text = view.stream_text(stream(prompt, **settings))
 
 # %%
-how = "token by token" if seen["chunks"] > 1 else "in one piece: this server does not stream"
-print(f"The text came {how}, in {seen['chunks']} chunks.")
-print(f"First text after {seen['first'] * 1000:.0f} ms, last after {seen['last'] * 1000:.0f} ms.")
+start = time.perf_counter()
+whole = invoke(prompt, **settings)["generated_text"]
+seconds = time.perf_counter() - start
+print(f"{seen['tokens']} tokens came in {seen['chunks']} chunk(s).")
+if seen["chunks"] == 1:
+    print("This server does not stream: it sent the whole answer at once.")
+print(f"Streamed: first text after {seen['first']:.3f} s, the last after {seen['last']:.3f} s.")
+print(f"Not streamed: everything after {seconds:.3f} s. The same text: {whole == text}.")
 
 # %% [markdown]
-# Servers differ here. The local one and the large-model images (LMI, vLLM) stream. The Hugging Face image, which serves
-# the small models on AWS, hands the whole answer over in one chunk. The cell above works with both and says which it met.
+# Servers differ here. The local one streams, and so do AWS's images for large models (LMI, for *large model inference*, and
+# vLLM). The Hugging Face image, which serves the small models on AWS, hands the whole answer over in one chunk. The cell
+# works with both and says which it met.
 #
 # ## 14. What a bad request gets
 #
-# An endpoint is used by programs that other people wrote, so its errors have to say what is wrong. A bad request must
-# cost neither the server nor the requests beside it. Five bad ones:
+# An endpoint is used by programs that other people wrote, so its errors have to say what is wrong. A bad request must not
+# stop the server or disturb other requests. Five bad ones:
 
 # %% tags=["nbval-check-output"]
 from botocore.exceptions import ClientError
@@ -614,17 +699,18 @@ rows = []
 for label, body in bad.items():
     try:
         runtime.invoke_endpoint(
-            EndpointName=endpoint.endpoint_name, ContentType="application/json", Body=body
+            EndpointName=endpoint_name, ContentType="application/json", Body=body
         )
         rows.append((label, "accepted", "", ""))
     except ClientError as error:
         code, status = error.response["Error"]["Code"], error.response["OriginalStatusCode"]
-        rows.append((label, code, status, json.loads(error.response["OriginalMessage"])["message"]))
+        message = json.loads(error.response["OriginalMessage"])
+        rows.append((label, code, status, message.get("message", message)))
 view.table(rows, columns=["request", "AWS's error", "container's status", "container's message"])
 
 # %% [markdown]
-# `ModelError` is AWS's word for "the container refused". The status 400 in the third column says that the caller is at
-# fault, and the message names the mistake. The endpoint lives on:
+# `ModelError` means that the container did not answer with success. This image gives the status 400 for any error in your
+# code, so it is the message that counts: here each names the mistake and what would be right. The endpoint lives on:
 
 # %% tags=["nbval-check-output"]
 print(invoke(prompt, max_new_tokens=10)["generated_text"])
@@ -632,12 +718,12 @@ print(invoke(prompt, max_new_tokens=10)["generated_text"])
 # %% [markdown]
 # ## 15. Logs and metrics
 #
-# What the container prints goes to **CloudWatch Logs**, in a group named after the endpoint, and stays when the endpoint
-# is gone.
+# What the container prints goes to **CloudWatch Logs**, Amazon's store for log lines, in a group named after the endpoint. It stays when
+# the endpoint is gone. The bad requests of section 14 left tracebacks there; here are their last lines.
 
 # %%
 print(workshop.log_group(endpoint))
-print("\n".join(workshop.logs(endpoint, last=8)))
+print("\n".join(line for line in workshop.logs(endpoint, last=120) if "Error:" in line))
 
 # %% [markdown]
 # **CloudWatch metrics** count the calls and time them. `ModelLatency` is what the container took, `OverheadLatency` what
@@ -659,26 +745,27 @@ for metric, statistic in [
         Namespace="AWS/SageMaker",
         MetricName=metric,
         Dimensions=[
-            {"Name": "EndpointName", "Value": endpoint.endpoint_name},
+            {"Name": "EndpointName", "Value": endpoint_name},
             {"Name": "VariantName", "Value": "AllTraffic"},
         ],
-        StartTime=now - timedelta(hours=1),
-        EndTime=now + timedelta(minutes=1),
+        StartTime=now - timedelta(minutes=58),
+        EndTime=now + timedelta(minutes=2),
         Period=3600,
         Statistics=[statistic],
     )["Datapoints"]
-    value = f"{points[-1][statistic]:,.0f} {points[-1]['Unit']}" if points else "nothing yet"
-    rows.append((metric, statistic, value))
+    rows.append((metric, statistic, points[0][statistic] if points else "nothing yet"))
 view.table(rows, columns=["metric", "statistic", "last hour"])
 
 # %% [markdown]
 # ## 16. What it costs
 #
-# A real-time endpoint is rented by time, not by token. Busy or idle, an hour is an hour, so the price of a token depends on
-# how well you use it. The instance's price is that of the catalogue; look it up before you rely on it.
+# A real-time endpoint is rented by time, not by token: busy or idle, an hour is an hour. The price comes from a table in
+# this repository; check it on AWS's pricing page before you rely on it.
 
 # %% tags=["nbval-check-output"]
 price = workshop.model.price_per_hour
+print("Price:", workshop.model.price_note)
+print(f"This run costs {workshop.price_per_hour:.2f} USD per hour ({workshop.backend}).")
 rows = [
     ("this notebook, 30 minutes", price / 2),
     ("a working day, 8 hours", price * 8),
@@ -689,11 +776,25 @@ view.table(
     [(what, f"{usd:,.2f} USD") for what, usd in rows],
     columns=[f"one {workshop.model.instance_type}", "on AWS"],
 )
-print("Price:", workshop.model.price_note)
-print(f"What this run costs per hour: {workshop.price_per_hour:.2f} USD ({workshop.backend}).")
 
 # %% [markdown]
-# The third row is the most common surprise on a bill. Hence the last section of every notebook of this workshop.
+# So the price of a token depends on how well you use the hour. What would it be if this endpoint were kept busy by one caller,
+# or by eight? (Measured on the machine that serves it now, priced as the instance on AWS.)
+
+# %%
+rows = []
+for callers in (1, 8):
+    start = time.perf_counter()
+    with ThreadPoolExecutor(callers) as pool:
+        calls = [pool.submit(invoke, prompt, max_new_tokens=60, details=True) for _ in range(16)]
+        tokens = sum(call.result()["details"]["generated_tokens"] for call in calls)
+    rate = tokens / (time.perf_counter() - start)
+    rows.append((callers, f"{rate:,.0f}", f"{price / (rate * 3600) * 1_000_000:.2f} USD"))
+view.table(rows, columns=["callers", "tokens per second", "a million tokens"])
+
+# %% [markdown]
+# An hour without calls costs the same, and its tokens are infinitely dear. Hence the last section of every notebook of this
+# workshop.
 #
 # ## 17. Play
 #
@@ -713,20 +814,21 @@ print(generate(prompt, max_new_tokens=40, do_sample=True, temperature=0.8, top_p
 # %% [markdown]
 # ## 18. Clean up
 #
-# The cell deletes the endpoint (the clock stops), its configuration, the model and the archive in S3. Then it asks
-# SageMaker and S3 what still carries this workshop's tags, which is the proof that nothing is left.
+# The cell deletes the endpoint (the clock stops), its configuration, the model and the archive in S3. Then it lists again what
+# carries this workshop's tags and what lies in this lab's folder in S3: the proof that nothing is left. The log group stays,
+# to be read later, and costs a fraction of a cent. On AWS, remember that Studio itself is billed until you stop it.
 
 # %%
 if KEEP:
-    print("Kept for the next notebook, and on AWS still costing money:", endpoint.endpoint_name)
+    print("Kept, and on AWS still costing money:", endpoint_name)
 else:
     workshop.cleanup()
 
 # %% [markdown]
 # ## What you learned
 #
-# - An endpoint is an image, a model archive, an instance and a configuration that ties them together. You created each
-#   with one call.
+# - An endpoint is an image, a model archive, an instance and a configuration that ties them together. You made it with three
+#   calls: `Model`, `EndpointConfig`, `Endpoint`.
 # - A language model gives a probability to every possible next token. Greedy decoding takes the best, sampling rolls a die.
 # - `temperature` trades plausibility for variety; `top_k` and `top_p` cut off the tail; penalties stop loops, and too much of
 #   them breaks the language; a `seed` makes a sample repeatable.
@@ -741,7 +843,7 @@ else:
 # 4. The endpoint was idle all night. What did the night cost?
 #
 # **Larger models.** Set `MODEL` in the first cell and run the notebook again: `"gpt-j-6b"` for this lab's classic, or one of the
-# instruct models of the table in [README.md](README.md). On a laptop they must fit into memory; the notebook says so before it
+# instruct models (trained to follow instructions) of the table in [README.md](README.md). On a laptop they must fit into memory; the notebook says so before it
 # downloads anything.
 #
 # **Next:** the lab's second notebook, on prompting, is being written. Until then, play with section 17.
