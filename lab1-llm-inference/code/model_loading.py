@@ -10,7 +10,10 @@ _BEGIN = time.perf_counter()
 
 @contextmanager
 def _quick_imports(*unused: str):
-    """Import faster inside the block: `unused` packages look absent unless they are loaded, no garbage collection."""
+    """Import faster inside the block: `unused` packages look absent unless they are loaded, no garbage collection.
+
+    What was imported stays, so later collections leave it out.
+    """
     absent = [name for name in unused if name not in sys.modules]
     sys.modules.update(dict.fromkeys(absent))
     collecting = gc.isenabled()
@@ -20,6 +23,7 @@ def _quick_imports(*unused: str):
     finally:
         for name in absent:
             del sys.modules[name]
+        gc.freeze()
         if collecting:
             gc.enable()
 

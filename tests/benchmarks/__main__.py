@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,20 +24,33 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m tests.benchmarks",
         description="Measure the speed of Lab 1's endpoint on this machine. Takes about ten minutes with all parts.",
     )
-    parser.add_argument("--rounds", type=int, default=5, help="how often A and B take turns (default 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often A and B take turns (default 3)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count(),
+        help="threads of every measured process (default: all; 1 compares more fairly on a busy machine)",
+    )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
     parser.add_argument(
         "--out", type=Path, default=Path("out"), help="folder for bench.md and bench.json (default out)"
     )
     options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error("--rounds must be at least 1")
+    if min(options.rounds, options.threads) < 1:
+        parser.error("--rounds and --threads must be at least 1")
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    # As after Ctrl-C, so that no server stays behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    busy = os.getloadavg()[0]
     tables: list[report.Table] = []
     notes: list[str] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as folder, local_sagemaker(Path(folder) / "state") as server:
         for table in _measure(server, Path(folder), options.rounds, set(options.only), notes):
             print(table.markdown(), flush=True)
             tables.append(table)
+    notes.append(
+        f"Other work on the machine: load average of the last minute {busy:.1f} before, {os.getloadavg()[0]:.1f} after."
+    )
     print("\n".join(notes))
     path = report.write(options.out, f"{measurements.machine()}; {options.rounds} rounds", tables, notes)
     print(f"Written to {path} and {path.with_suffix('.json')}")

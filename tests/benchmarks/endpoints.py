@@ -51,17 +51,21 @@ class LocalSageMaker:
             code: `inference.py` by another name, or a folder that becomes `code/`.
         """
         self._s3.upload_fileobj(_archive(weights, code), self._bucket, f"{name}/model.tar.gz")
-        container = {"Image": IMAGE, "ModelDataUrl": f"s3://{self._bucket}/{name}/model.tar.gz"}
+        container = {
+            "Image": IMAGE,
+            "ModelDataUrl": f"s3://{self._bucket}/{name}/model.tar.gz",
+            "Environment": {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]},
+        }
         self.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=self._role)
         variant = {"VariantName": "AllTraffic", "ModelName": name, "InstanceType": "ml.c6i.large"}
         self.sagemaker.create_endpoint_config(
             EndpointConfigName=name, ProductionVariants=[variant | {"InitialInstanceCount": 1}]
         )
 
-    def create_endpoint(self, name: str) -> float:
+    def create_endpoint(self, name: str, configuration: str | None = None) -> float:
         """Create endpoint `name` and wait; returns the seconds from CreateEndpoint to InService."""
         start = time.perf_counter()
-        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=configuration or name)
         while (answer := self.sagemaker.describe_endpoint(EndpointName=name))["EndpointStatus"] == "Creating":
             time.sleep(0.05)
         if answer["EndpointStatus"] != "InService":

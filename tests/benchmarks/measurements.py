@@ -123,6 +123,7 @@ def overhead(server: LocalSageMaker, rounds: int) -> Table:
         for _ in range(rounds):
             for durations, call in zip(results, calls, strict=True):
                 durations.append(load.median_seconds(call, times=50))
+    server.sagemaker.delete_endpoint(EndpointName="echo")
     direct, through, boto = (1000 * median(durations) for durations in results)
     added = 1000 * median(b - a for a, b in zip(*results[:2], strict=True))
     table = Table(
@@ -137,13 +138,14 @@ def start(server: LocalSageMaker, weights: Path, what: str, rounds: int) -> Tabl
     """Seconds from CreateEndpoint to InService, and what the container says that it spent them on."""
     server.prepare("start", weights, CODE)
     seconds, imports, loading = [], [], []
-    for _ in range(rounds):
-        seconds.append(server.create_endpoint("start"))
-        line = next(line for line in reversed(server.log_lines("start")) if "Imports took" in line)
+    for turn in range(rounds):
+        name = f"start-{turn}"
+        seconds.append(server.create_endpoint(name, "start"))
+        line = next(line for line in server.log_lines(name) if "Imports took" in line)
         numbers = re.findall(r"(\d+\.\d+) s", line)
         imports.append(float(numbers[0]))
         loading.append(float(numbers[1]))
-        server.sagemaker.delete_endpoint(EndpointName="start")
+        server.sagemaker.delete_endpoint(EndpointName=name)
     table = Table(
         f"From CreateEndpoint to InService, seconds ({what})",
         ["in all", "of which imports of torch and transformers", "loading the model", "the rest", "wanted"],
