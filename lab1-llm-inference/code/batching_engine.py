@@ -2,8 +2,8 @@
 
 Transformers' own continuous batching (5.5.3) was measured and not taken: it has one set of sampling parameters per
 manager, returns the log probability of the chosen token only, computes the output layer for every prompt token, gives
-wrong tokens for GPT-J after a mere warning, and ends every request when one forward pass fails. With the same packed layers
-it took 1.1 to 1.5 times the CPU time per token (tests/benchmarks/README.md).
+wrong tokens for GPT-J after a mere warning, and ends every request when one forward pass fails. With the same packed
+layers it took 1.1 to 1.5 times the CPU time per token (tests/benchmarks/README.md).
 """
 
 import atexit
