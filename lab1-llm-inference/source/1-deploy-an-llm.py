@@ -224,6 +224,7 @@ view.completions([{"prompt": prompt, "text": answer["generated_text"], "label": 
 # %%
 def invoke(inputs, **parameters):
     """Send one prompt to the endpoint and return its answer as a dictionary."""
+    parameters = {"do_sample": False, **parameters}  # some servers would sample by default
     body = json.dumps({"inputs": inputs, "parameters": parameters})
     response = runtime.invoke_endpoint(
         EndpointName=endpoint_name, ContentType="application/json", Body=body
@@ -234,10 +235,14 @@ def invoke(inputs, **parameters):
 # %%
 from math import exp
 
+
+def log_prob(token):
+    """The token's log-probability; the LMI image spells the name in another way."""
+    return token["log_prob"] if "log_prob" in token else token["logprob"]
+
+
 details = invoke(prompt, max_new_tokens=12, details=True)["details"]
-rows = [
-    (token["id"], repr(token["text"]), f"{exp(token['log_prob']):.0%}") for token in details["tokens"]
-]
+rows = [(t["id"], repr(t["text"]), f"{exp(log_prob(t)):.0%}") for t in details["tokens"]]
 view.table(rows, columns=["token id", "text", "probability"])
 
 # %% [markdown]
@@ -255,10 +260,18 @@ view.table(rows, columns=["token id", "text", "probability"])
 # probable candidates.
 
 # %%
+from collections import Counter
+
+
 def next_tokens(inputs, n=20):
     """The n most probable next tokens as (text, probability), most probable first."""
     details = invoke(inputs, max_new_tokens=1, details=True, top_n_tokens=n)["details"]
-    return [(token["text"], exp(token["log_prob"])) for token in details["top_tokens"][0]]
+    if "top_tokens" in details:
+        return [(token["text"], exp(log_prob(token))) for token in details["top_tokens"][0]]
+    # The LMI image gives no candidates: count 100 draws instead (sections 8 and 10 explain how).
+    rolls = [{"do_sample": True, "max_new_tokens": 1, "seed": seed} for seed in range(100)]
+    drawn = Counter(invoke(inputs, **roll)["generated_text"] for roll in rolls)
+    return [(text, count / 100) for text, count in drawn.most_common(n)]
 
 
 candidates = next_tokens(prompt)
@@ -293,7 +306,6 @@ view.next_token_bars(
 # run on this machine counts the same. To save time, eight calls are under way at once.
 
 # %%
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 
@@ -368,7 +380,7 @@ def distinct_2(texts):
 
 
 def mean_log_prob(answers):
-    log_probs = [token["log_prob"] for answer in answers for token in answer["details"]["tokens"]]
+    log_probs = [log_prob(token) for answer in answers for token in answer["details"]["tokens"]]
     return sum(log_probs) / len(log_probs)
 
 
@@ -506,8 +518,8 @@ print(f"{same} of 8 texts are the same, and {len(set(alone))} differ from each o
 # for the step that repeats its most-used word.
 
 # %%
-steps = invoke(prompt, max_new_tokens=80, details=True, top_n_tokens=8)["details"]
-chosen = [token["text"] for token in steps["tokens"]]
+answer = invoke(prompt, max_new_tokens=80, details=True)
+chosen = [token["text"] for token in answer["details"]["tokens"]]
 step, most = 0, 0
 for i, text in enumerate(chosen):
     used = chosen[:i].count(text)
@@ -528,7 +540,8 @@ def penalise(candidates, so_far, presence=0.0, frequency=0.0):
     return [(text, weight / total) for text, weight in weights]
 
 
-candidates_here = [(token["text"], exp(token["log_prob"])) for token in steps["top_tokens"][step]]
+so_far = prompt + "".join(chosen[:step])
+candidates_here = next_tokens(so_far, 8)
 view.next_token_bars(
     {
         "no penalty": penalise(candidates_here, chosen[:step]),
@@ -546,8 +559,8 @@ view.next_token_bars(
 # %%
 rows = []
 for setting, value in [("presence", 1.5), ("frequency", 0.7)]:
-    for predicted, options in enumerate(steps["top_tokens"]):
-        options = [(token["text"], exp(token["log_prob"])) for token in options]
+    for predicted in range(len(chosen)):
+        options = next_tokens(prompt + "".join(chosen[:predicted]), 8)
         penalised = penalise(options, chosen[:predicted], **{setting: value})
         winner = max(penalised, key=lambda pair: pair[1])[0]
         if winner != chosen[predicted]:
@@ -563,7 +576,6 @@ view.table(rows, columns=["setting", "predicted step", "token", "step of the end
 # times, without and with the penalty.
 
 # %%
-so_far = prompt + "".join(chosen[:step])
 shares = {}
 for label, penalty in {"no penalty": 1.0, "repetition_penalty 1.3": 1.3}.items():
     counts = Counter(first_tokens(so_far, 200, temperature=1.0, repetition_penalty=penalty))
