@@ -95,18 +95,22 @@ def test_rows_on_disk_are_those_of_the_seed(work, tokenizer):
         assert rows["ids"][0].tolist() == expected[0] and rows["weights"][0].tolist() == expected[1]
 
 
-def test_forward_pass_is_the_librarys(work):
+def test_forward_pass_is_the_librarys_on_each_document_alone(work):
     model = build(TINY).eval()
     torch.nn.init.normal_(model.model.layers[0].self_attn.o_proj.weight, std=0.2)
     torch.nn.init.normal_(model.model.layers[1].mlp.down_proj.weight, std=0.2)
     with np.load(work.rows) as rows:
-        ids = torch.from_numpy(rows["ids"][:3].astype(np.int64))
-        weights = torch.from_numpy(rows["weights"][:3])
+        ids = torch.from_numpy(rows["ids"][:1].astype(np.int64))
+        weights = torch.from_numpy(rows["weights"][:1])
+    lengths = (torch.nonzero(ids[0] == 0)[:, 0] + 1).tolist()
+    starts = [0, *lengths]
     with torch.inference_mode():
-        expected = model(ids[:, :-1]).logits
-        ours = hidden_states(model, ids[:, :-1], torch.float32) @ model.model.embed_tokens.weight.T
-        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=1e-4)
-        losses = torch.nn.functional.cross_entropy(expected.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
+        ours = hidden_states(model, ids, torch.float32) @ model.model.embed_tokens.weight.T
+        alone = [model(ids[:, start:end]).logits for start, end in zip(starts, lengths, strict=False)]
+        expected = torch.cat(alone, dim=1)
+        assert len(alone) > 1 and expected.shape == ours[:, : lengths[-1]].shape
+        torch.testing.assert_close(ours[:, : lengths[-1]], expected, atol=1e-4, rtol=1e-4)
+        losses = torch.nn.functional.cross_entropy(ours[:, :-1].flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
         wanted = (losses * weights[:, 1:].flatten()).sum()
         torch.testing.assert_close(loss_sum(model, ids, weights, torch.float32), wanted, atol=1e-2, rtol=1e-4)
 
@@ -184,7 +188,7 @@ def test_evaluation_is_reproducible_and_makes_a_card(folder, tmp_path):
     assert first.pop("tokens_per_second") > 0 and second.pop("tokens_per_second") > 0
     assert first == second
     results = json.loads(json.dumps({**first, "tokens_per_second": 100.0}))
-    run = {"cpu_seconds": 12.0, "wall_seconds": 65.0, "machine": "2 cores", "final_loss": 4.0}
+    run = {"cpu_seconds": 12.0, "wall_seconds": 65.0, "threads": 2, "machine": "2 threads", "final_loss": 4.0}
     text = card.write_card(folder, TINY, results, run).read_text()
     assert sha256(folder / "model.safetensors") in text
     assert text.count("Seed ") >= 10 and "{" not in text.replace("{", "", 0).split("## Limits")[1]

@@ -116,7 +116,8 @@ def _card(recipe: Recipe, work: WorkFolder, options) -> None:
     run = {
         "cpu_seconds": trainer.cpu_seconds,
         "wall_seconds": trainer.wall_seconds,
-        "machine": f"{options.threads} cores ({platform.machine()}, {options.device})",
+        "threads": options.threads,
+        "machine": f"{options.threads} threads ({platform.machine()}, {options.device})",
         "final_loss": trainer.losses[-1][1],
     }
     print(write_card(options.out, recipe, json.loads(results.read_text()), run))

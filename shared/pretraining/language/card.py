@@ -19,7 +19,7 @@ _TEMPLATE = Path(__file__).with_name("card_template.md")
 def write_card(folder: Path, recipe: Recipe, results: dict, run: dict) -> Path:
     """Write `folder`/README.md from the template, the measurements (`evaluation.evaluate`) and the reader's remarks.
 
-    `run` holds cpu_seconds, wall_seconds, machine and final_loss of the training.
+    `run` holds cpu_seconds, wall_seconds, threads, machine and final_loss of the training.
     """
     model = AutoModelForCausalLM.from_pretrained(folder)
     weights = folder / "model.safetensors"
@@ -31,6 +31,7 @@ def write_card(folder: Path, recipe: Recipe, results: dict, run: dict) -> Path:
         kinds=", ".join(f"{name} {share:.0%}" for name, share, _ in MIXTURE),
         million_tokens=f"{recipe.steps * recipe.batch_rows * recipe.context / 1e6:.1f}",
         cpu_seconds=f"{run['cpu_seconds']:,.0f}",
+        idle_minutes=f"{run['cpu_seconds'] / run['threads'] / 60:.0f}",
         minutes=f"{run['wall_seconds'] / 60:.0f}",
         machine=run["machine"],
         final_loss=f"{run['final_loss']:.3f}",

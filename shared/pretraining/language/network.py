@@ -48,11 +48,14 @@ def build(recipe: Recipe, end_of_text: int = 0) -> LlamaForCausalLM:
 def hidden_states(model: LlamaForCausalLM, ids: Tensor, dtype: torch.dtype) -> Tensor:
     """The last layer's normalised states (rows × tokens × hidden, `dtype`) for `ids` (rows × tokens, int64).
 
-    The weights stay in fp32 and are cast for each product. No padding mask: rows are full.
+    The weights stay in fp32 and are cast for each product. A token sees those before it in its own document only, as at
+    inference (measured: 80 steps give the loss that takes 105 when it sees the whole row, at the same cost a step).
+    Documents end with the token `config.eos_token_id`.
     """
     config = model.config
     rows, tokens = ids.shape
     heads, size = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+    mask = _visible(ids, config.eos_token_id)
     cos, sin = _rotary(tokens, size, config.rope_parameters["rope_theta"], ids.device, dtype)
 
     def norm(states: Tensor, layer) -> Tensor:
@@ -69,7 +72,7 @@ def hidden_states(model: LlamaForCausalLM, ids: Tensor, dtype: torch.dtype) -> T
             (torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)), dim=-1
         )
         query, key = rotated.transpose(1, 2).chunk(2, dim=1)
-        mixed = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), is_causal=True)
+        mixed = F.scaled_dot_product_attention(query, key, value.transpose(1, 2), attn_mask=mask)
         mixed = mixed.transpose(1, 2).reshape(rows, tokens, config.hidden_size)
         states = states + F.linear(mixed, attention.o_proj.weight.to(dtype))
         weight = torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype)
@@ -87,6 +90,14 @@ def loss_sum(model: LlamaForCausalLM, rows: Tensor, weights: Tensor, dtype: torc
     logits = F.linear(states, model.model.embed_tokens.weight.to(dtype)).float()
     losses = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
     return (losses * weights[:, 1:].flatten()).sum()
+
+
+def _visible(ids: Tensor, end_of_text: int) -> Tensor:
+    """Which tokens (last axis) each token sees (rows × 1 × tokens × tokens, bool)."""
+    ends = (ids == end_of_text).long()
+    document = ends.cumsum(1) - ends
+    same = document[:, :, None] == document[:, None, :]
+    return same.tril()[:, None]
 
 
 def _rotary(tokens: int, size: int, theta: float, device, dtype) -> tuple[Tensor, Tensor]:
