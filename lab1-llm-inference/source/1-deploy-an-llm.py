@@ -583,8 +583,8 @@ for label, penalty in {"no penalty": 1.0, "repetition_penalty 1.3": 1.3}.items()
 view.next_token_bars(shares, title="The same step, 200 draws each")
 
 # %% [markdown]
-# What do the penalties do to a whole text? We write 120 tokens greedily and measure the share of three-word runs that stand
-# in the text more than once.
+# What do the penalties do to a whole text? We take an opening after which greedy decoding runs in circles, let it write 60 tokens,
+# and measure the share of three-word runs that stand in the text more than once.
 
 # %%
 def repeated(text):
@@ -594,15 +594,15 @@ def repeated(text):
     return sum(count for count in runs.values() if count > 1) / max(1, sum(runs.values()))
 
 
+circle = "The capital of France is"
 trials = {
-    "none": {},
-    "repetition_penalty 1.3": {"repetition_penalty": 1.3},
+    "no penalty": {},
     "presence_penalty 1.5": {"presence_penalty": 1.5},
     "frequency_penalty 0.7": {"frequency_penalty": 0.7},
-    "frequency_penalty 2": {"frequency_penalty": 2.0},  # far too much
+    "repetition_penalty 1.3": {"repetition_penalty": 1.3},
 }
 written = {
-    label: invoke(prompt, max_new_tokens=120, **penalty)["generated_text"]
+    label: invoke(circle, max_new_tokens=60, **penalty)["generated_text"]
     for label, penalty in trials.items()
 }
 rows = [(label, len(text.split()), f"{repeated(text):.0%}") for label, text in written.items()]
@@ -610,14 +610,21 @@ view.table(rows, columns=["penalty", "words", "three-word runs that repeat"])
 
 # %%
 view.completions(
-    [{"prompt": prompt, "text": text, "label": label} for label, text in written.items()]
+    [{"prompt": circle, "text": text, "label": label} for label, text in written.items()]
 )
 
 # %% [markdown]
-# Read the texts as well as the numbers. A penalty knows nothing of meaning: it also pushes down words that ought to come again,
-# such as names, "the", or a full stop. The last text has hardly a repetition and hardly a sentence: too much of a penalty
-# breaks the language.
-#
+# A penalty knows nothing of meaning. It also pushes down words that ought to come again: names, "the", a full stop. Read what
+# happens to the story when we turn `repetition_penalty` up. Do people keep their names? Do the sentences hold?
+
+# %%
+items = []
+for penalty in (1.0, 1.3, 2.0):
+    text = invoke(prompt, max_new_tokens=90, repetition_penalty=penalty)["generated_text"]
+    items.append({"prompt": prompt, "text": text, "label": f"repetition_penalty {penalty}"})
+view.completions(items)
+
+# %% [markdown]
 # ## 12. When it ends
 #
 # Generation ends for one of three reasons, and the answer says which: the number of tokens is used up (`length`), the
