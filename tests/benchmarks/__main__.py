@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write them to bench.md and bench.json; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure the speed of Lab 1's endpoint on this machine. Takes about ten minutes with all parts.",
+        description="Measure the speed of Lab 1's endpoint on this machine. Takes about six minutes with all parts.",
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often A and B take turns (default 3)")
     parser.add_argument(
