@@ -81,8 +81,8 @@ class TextGenerator:
         if room < (parameters.max_new_tokens or 1):
             asked = f' and "max_new_tokens" is {parameters.max_new_tokens}' if parameters.max_new_tokens else ""
             raise ValueError(
-                f"{name} has {len(prompt_ids)} tokens{asked}: together they must not exceed the {self.context_length} "
-                "tokens of the model's context, of which at least one is generated. Shorten the prompt"
+                f"{name} has {len(prompt_ids)} tokens{asked}; the model's context holds {self.context_length} tokens, "
+                "prompt and answer together. Shorten the prompt"
                 + (f" or ask for at most {room} new tokens." if asked and room > 0 else ".")
             )
         sampler = TokenSampler(parameters, prompt_ids, seed, log_probs=parameters.details or request.stream)

@@ -615,7 +615,8 @@ view.completions(
 
 # %% [markdown]
 # A penalty knows nothing of meaning. It also pushes down words that ought to come again: names, "the", a full stop. Read what
-# happens to the story when we turn `repetition_penalty` up. Do people keep their names? Do the sentences hold?
+# happens to the story when we turn `repetition_penalty` up. Do people keep their names? Do the sentences hold? (What we saw is in
+# [solutions/1-deploy-an-llm.md](solutions/1-deploy-an-llm.md).)
 
 # %%
 items = []
