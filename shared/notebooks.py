@@ -230,6 +230,7 @@ def _own_local_sagemaker() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="workshop-build-") as state:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         environment["SAGEMAKER_LOCAL_STATE"] = state
+        environment["LOGNAME"] = "learner"  # resource names carry the login; outputs must not tell who built them
         try:
             yield environment
         finally:
