@@ -30,12 +30,17 @@ def test_start_is_idempotent_and_detached(state: Path) -> None:
 
 def test_an_interrupted_start_leaves_no_server(state: Path) -> None:
     arguments = [sys.executable, "-m", "shared.local_sagemaker", "start", "--state", str(state)]
-    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    while not (children := psutil.Process(process.pid).children()):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    assert process.communicate(timeout=60)[1] == "local SageMaker: interrupted\n"
+    for _ in range(20):
+        process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        while not (children := psutil.Process(process.pid).children()):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        message = process.communicate(timeout=60)[1]
+        if process.returncode != 0:
+            break
+        command("stop", state=state)  # on a busy machine the start can be quicker than the signal: once more
+    assert message == "local SageMaker: interrupted\n"
     assert process.returncode == 130
     assert not psutil.wait_procs(children, timeout=20)[1]
     assert command("start", state=state).stderr == ""
