@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: %(default)s")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of matrix products")
-    parser.add_argument("--trials", type=int, default=200, help="questions per task in evaluate (default: %(default)s)")
+    parser.add_argument("--trials", type=int, default=500, help="questions per cell in evaluate (default: %(default)s)")
     return parser
 
 
@@ -102,7 +102,7 @@ def _evaluate(recipe: Recipe, work: WorkFolder, options) -> None:
     from shared.pretraining.language.evaluation import evaluate
 
     _need(options.out / "model.safetensors", "export")
-    results = evaluate(options.out, trials=options.trials)
+    results = evaluate(options.out, trials_per_cell=options.trials)
     (work.path / "evaluation.json").write_text(json.dumps(results, indent=2))
     print(json.dumps({name: value for name, value in results.items() if name != "samples"}, indent=2))
 

@@ -4,34 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
+from typing import NamedTuple
 
+from shared.pretraining.language import opinions, reading
+from shared.pretraining.language.classification import classification, flipped
 from shared.pretraining.language.document import Document, tidy
 from shared.pretraining.language.everyday import everyday
 from shared.pretraining.language.facts import facts
 from shared.pretraining.language.stories import story
-from shared.pretraining.language.tasks import tasks
 
-# Kind of document, share of the documents, generator. Stories are the longest, so their share of the tokens is larger.
-MIXTURE: tuple[tuple[str, float, Callable[[Random], Document]], ...] = (
-    ("stories", 0.36, lambda rng: [(story(rng), 1)]),
-    ("facts", 0.26, facts),
-    ("tasks", 0.27, tasks),
-    ("everyday", 0.11, lambda rng: [(everyday(rng), 1)]),
+
+class Kind(NamedTuple):
+    """A kind of document: its share of all documents early in the training and later, its generators with weights."""
+
+    name: str
+    early: float
+    later: float
+    generators: tuple[tuple[Callable[[Random], Document], float], ...]
+
+
+# Stories are the longest, so their share of the tokens is larger. Copying from the prompt is learned suddenly;
+# the sooner, the more of the training is spent on what it makes possible.
+MIXTURE = (
+    Kind("stories", 0.10, 0.12, ((lambda rng: [(story(rng), 1)], 1),)),
+    Kind("everyday", 0.04, 0.04, ((lambda rng: [(everyday(rng), 1)], 1),)),
+    Kind("facts", 0.08, 0.14, ((facts, 1),)),
+    Kind("opinions", 0.13, 0.17, ((opinions.reviews, 8), (opinions.talk, 5), (opinions.replies, 4))),
+    Kind("classification", 0.25, 0.25, ((classification, 5), (flipped, 1))),
+    Kind(
+        "reading",
+        0.20,
+        0.25,
+        ((reading.context_questions, 10), (reading.passages, 5), (reading.extraction, 4), (reading.against_memory, 1)),
+    ),
+    Kind("recall", 0.20, 0.03, ((reading.recall, 2), (reading.copying, 1))),
 )
 
 
-def documents(seed: int, kind: str | None = None) -> Iterator[Document]:
-    """Documents without end, of one kind of `MIXTURE` or of all. Each depends on the seed and its number only.
+def documents(seed: int, kind: str | None = None, *, early: bool = False) -> Iterator[Document]:
+    """Documents without end, of one kind of `MIXTURE` or of all (`early`: in the shares of the training's beginning).
 
-    Raises ValueError for an unknown kind.
+    Each depends on its arguments and its number only. Raises ValueError for an unknown kind.
     """
-    kinds = {name: generate for name, _, generate in MIXTURE}
+    kinds = {entry.name: entry for entry in MIXTURE}
     if kind is not None and kind not in kinds:
         raise ValueError(f"no kind of document {kind!r}; there are: {', '.join(kinds)}")
-    shares = [share for _, share, _ in MIXTURE]
+    shares = [entry.early if early else entry.later for entry in MIXTURE]
     number = 0
     while True:
-        rng = Random(f"{seed}/{number}")
+        rng = Random(f"{seed}/{early}/{number}")
         name = kind or rng.choices(list(kinds), shares)[0]
-        yield tidy(kinds[name](rng))
+        generators, weights = zip(*kinds[name].generators, strict=True)
+        yield tidy(rng.choices(generators, weights)[0](rng))
         number += 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ def train_tokenizer(recipe: Recipe) -> Tokenizer:
         min_frequency=5,
         show_progress=False,
     )
-    sources = [documents(recipe.seed + 1_000, kind) for kind, _, _ in MIXTURE]
+    sources = [documents(recipe.seed + 1_000, entry.name) for entry in MIXTURE]
     texts = (plain(next(sources[number % len(sources)])) for number in range(recipe.tokenizer_documents))
     progress = tqdm(texts, total=recipe.tokenizer_documents, desc="tokenizer", unit="doc", mininterval=1)
     tokenizer.train_from_iterator(progress, trainer)
@@ -60,48 +60,71 @@ def encode(tokenizer: Tokenizer, batch: list[Document]) -> list[tuple[list[int],
     return rows
 
 
-def packed_rows(
-    tokenizer: Tokenizer, length: int, seed: int, kind: str | None = None
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Rows of `length` tokens and their weights, without end. Each begins with a document and holds whole documents.
+class Packer:
+    """Packs whole documents into steps of `recipe.step_tokens` tokens; what is left at a row's end is filled with
+    end-of-text tokens of weight 0. Documents longer than the context are left out.
 
-    What is left at a row's end is filled with end-of-text tokens of weight 0. Documents longer than a row are left out.
+    Short rows cost less attention. Documents that do not fit one wait until they fill a step of rows of the context.
     """
-    end = tokenizer.token_to_id(END_OF_TEXT)
-    source = _encoded(tokenizer, length, seed, kind)
-    pool = list(islice(source, _POOL))
-    while True:
-        ids: list[int] = []
-        weights: list[int] = []
-        index = 0
-        while index is not None:
-            more, more_weights = pool[index]
-            pool[index] = next(source)
-            ids += more
-            weights += more_weights
+
+    def __init__(self, tokenizer: Tokenizer, recipe: Recipe, seed: int):
+        self.tokenizer, self.recipe, self.seed = tokenizer, recipe, seed
+        self.end = tokenizer.token_to_id(END_OF_TEXT)
+        self.long: list[tuple[list[int], list[int]]] = []
+
+    def steps(self, *, early: bool) -> Iterator[tuple[int, list[int], list[int]]]:
+        """Steps without end: row length, token ids, weights."""
+        recipe = self.recipe
+        pool: list[tuple[list[int], list[int]]] = []
+        source = self._encoded(early)
+        while True:
+            length = recipe.context if len(self.long) >= recipe.step_tokens // recipe.context else recipe.row
+            ids: list[int] = []
+            weights: list[int] = []
+            for _ in range(recipe.step_tokens // length):
+                self._fill(pool, source)
+                first = self.long.pop(0) if length > recipe.row else pool.pop(0)
+                row, row_weights = self._row(first, pool, source, length)
+                ids += row
+                weights += row_weights
+            yield length, ids, weights
+
+    def _row(self, first, pool, source, length) -> tuple[list[int], list[int]]:
+        ids, weights = list(first[0]), list(first[1])
+        while True:
+            self._fill(pool, source)
             room = length - len(ids)
             index = next((i for i, (waiting, _) in enumerate(pool) if len(waiting) <= room), None)
-        # Only the first of the filling tokens could be asked for, and it stands after another end: weight 0 for all.
-        yield ids + [end] * (length - len(ids)), weights + [0] * (length - len(weights))
+            if index is None:
+                # Only the first of the filling tokens could be asked for, and it stands after another end: weight 0.
+                return ids + [self.end] * room, weights + [0] * room
+            more, more_weights = pool.pop(index)
+            ids += more
+            weights += more_weights
 
+    def _fill(self, pool, source) -> None:
+        while len(pool) < _POOL:
+            encoded = next(source)
+            (pool if len(encoded[0]) <= self.recipe.row else self.long).append(encoded)
 
-def _encoded(tokenizer, length, seed, kind):
-    source = documents(seed, kind)
-    while True:
-        for ids, weights in encode(tokenizer, list(islice(source, _BATCH))):
-            if len(ids) <= length:
-                yield ids, weights
+    def _encoded(self, early: bool) -> Iterator[tuple[list[int], list[int]]]:
+        source = documents(self.seed, early=early)
+        while True:
+            for ids, weights in encode(self.tokenizer, list(islice(source, _BATCH))):
+                if len(ids) <= self.recipe.context:
+                    yield ids, weights
 
 
 def write_rows(tokenizer: Tokenizer, recipe: Recipe, path: Path) -> None:
-    """Write all training rows to `path` (npz: `ids` uint16, `weights` uint8, both rows × (context + 1))."""
-    count = recipe.steps * recipe.batch_rows
-    length = recipe.context + 1
-    ids = np.zeros((count, length), np.uint16)
-    weights = np.zeros((count, length), np.uint8)
-    rows = packed_rows(tokenizer, length, recipe.seed)
-    for index, row in enumerate(tqdm(islice(rows, count), total=count, desc="rows", unit="row", mininterval=1)):
-        ids[index], weights[index] = row
+    """Write all steps to `path` (npz: `ids` uint16 and `weights` uint8, steps × tokens; `lengths` of rows uint16)."""
+    ids = np.zeros((recipe.steps, recipe.step_tokens), np.uint16)
+    weights = np.zeros((recipe.steps, recipe.step_tokens), np.uint8)
+    lengths = np.zeros(recipe.steps, np.uint16)
+    packer = Packer(tokenizer, recipe, recipe.seed)
+    first = round(recipe.steps * recipe.early)
+    steps = chain(islice(packer.steps(early=True), first), islice(packer.steps(early=False), recipe.steps - first))
+    for index, step in enumerate(tqdm(steps, total=recipe.steps, desc="data", unit="step", mininterval=1)):
+        lengths[index], ids[index], weights[index] = step
     partial = path.with_suffix(".partial.npz")
-    np.savez(partial, ids=ids, weights=weights)
+    np.savez(partial, ids=ids, weights=weights, lengths=lengths)
     os.replace(partial, path)

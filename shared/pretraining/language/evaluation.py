@@ -8,17 +8,16 @@ import statistics
 import time
 from itertools import islice
 from pathlib import Path
-from random import Random
 
 import torch
 from tqdm import tqdm
 
-from shared.pretraining.language.atlas import COUNTRIES
+from shared.pretraining.language import trials
 from shared.pretraining.language.corpus import MIXTURE, documents
 from shared.pretraining.language.document import plain
 from shared.pretraining.language.generation import Writer
-from shared.pretraining.language.tasks import TOPICS, invented_word, review
 from shared.pretraining.language.templates import with_articles
+from shared.pretraining.language.trials import Trial
 
 # Seeds of evaluation documents are far from those of training documents and of the tokenizer's.
 _SEED = 900_000
@@ -40,18 +39,15 @@ SAMPLE_PROMPTS = (
 )
 
 
-def evaluate(folder: Path, *, trials: int = 200) -> dict:
-    """All measurements of the model in `folder` as plain values. Each task is asked `trials` times."""
+def evaluate(folder: Path, *, trials_per_cell: int = 500) -> dict:
+    """All measurements of the model in `folder` as plain values; each cell of skills has `trials_per_cell` trials."""
     writer = Writer(folder)
     steps = {
-        "perplexity": lambda: perplexity(writer, trials),
-        "entropy": lambda: opening_entropy(writer, trials),
+        "perplexity": lambda: perplexity(writer, 200),
+        "entropy": lambda: opening_entropy(writer, 200),
         "variety": lambda: variety(writer),
-        "capitals": lambda: capitals(writer),
-        "sentiment": lambda: sentiment(writer, trials),
-        "context": lambda: context(writer, trials),
-        "few_shot": lambda: few_shot(writer, trials),
-        "rules": lambda: broken_rules(writer, max(1, trials // 4)),
+        "skills": lambda: skills(writer, trials_per_cell),
+        "rules": lambda: broken_rules(writer, 50),
         "tokens_per_second": lambda: tokens_per_second(writer),
         "samples": lambda: samples(writer),
     }
@@ -61,11 +57,11 @@ def evaluate(folder: Path, *, trials: int = 200) -> dict:
 def perplexity(writer: Writer, count: int) -> dict[str, float]:
     """Perplexity per token on `count` fresh documents of each kind."""
     found = {}
-    for kind, _, _ in MIXTURE:
+    for kind in MIXTURE:
         losses: list[float] = []
-        for document in islice(documents(_SEED, kind), count):
+        for document in islice(documents(_SEED, kind.name), count):
             losses += writer.token_log_probs(plain(document))
-        found[kind] = math.exp(-statistics.fmean(losses))
+        found[kind.name] = math.exp(-statistics.fmean(losses))
     return found
 
 
@@ -105,64 +101,40 @@ def variety(writer: Writer) -> list[dict[str, float]]:
     return rows
 
 
-def capitals(writer: Writer) -> dict[str, float]:
-    """Share of the countries of the atlas whose capital comes first, in two ways of asking."""
-    layouts = {"sentence": "The capital of {c} is", "question": "Question: What is the capital of {c}?\nAnswer:"}
-    found = {}
-    for name, layout in layouts.items():
-        answers = writer.answers([layout.format(c=country.name) for country in COUNTRIES])
-        right = [a.startswith(country.capital) for a, country in zip(answers, COUNTRIES, strict=True)]
-        found[name] = statistics.fmean(right)
-    return found
+def skills(writer: Writer, trials_per_cell: int) -> list[dict]:
+    """One row per cell of the table: what was asked, how many right of how many, the 95% interval of the share."""
+    n = trials_per_cell
+    cells: list[tuple[str, list[Trial]]] = [
+        *((f"few-shot, fresh labels, k={k}", trials.few_shot(n, k)) for k in (0, 1, 2, 4, 8)),
+        *((f"few-shot, held-out topic words too, k={k}", trials.few_shot(n, k, held_out_words=True)) for k in (2, 8)),
+        ("few-shot, formats never trained on, k=4", trials.few_shot(n, 4, layout=None)),
+        *((f"flipped labels, k={k}", trials.flipped(n, k)) for k in (0, 1, 2, 4)),
+        ("sentiment, held-out adjectives, `This review is`", trials.sentiment(n)),
+        ("sentiment, held-out adjectives, `Sentiment:`", trials.sentiment(n, layout=trials.SENTIMENT)),
+        ("sentiment, trained adjectives, `This review is`", trials.sentiment(n, held_out_words=False)),
+        ("question on a context", trials.context(n)),
+        ("the same in trained sentence frames", trials.context(n, held_out_frames=False)),
+        ("the same question without the context", trials.context(n, given=False)),
+        ('the answer is not there, and "not given" is allowed', trials.context(n, decline=True, held_out_frames=False)),
+        ("capitals", trials.capitals()),
+    ]
+    return [{"cell": name, **score(writer, asked)} for name, asked in tqdm(cells, desc="skills", unit="cell")]
 
 
-def sentiment(writer: Writer, trials: int) -> float:
-    """Accuracy on fresh reviews, half of them praise, without an example."""
-    rng = Random(_SEED + 2)
-    wanted = [trial % 2 for trial in range(trials)]
-    prompts = [f"Review: {review(rng, label)}\nSentiment:" for label in wanted]
-    labels = ("positive", "negative")
-    right = [a.lower() == labels[w] for a, w in zip(writer.answers(prompts), wanted, strict=True)]
-    return statistics.fmean(right)
+def score(writer: Writer, asked: list[Trial]) -> dict:
+    """How many answers are right: `right`, `trials`, `share`, and `low` and `high` of its 95% interval."""
+    answers = writer.answers([trial.prompt for trial in asked])
+    right = sum(given.rstrip(".") == trial.answer for given, trial in zip(answers, asked, strict=True))
+    low, high = wilson(right, len(asked))
+    return {"right": right, "trials": len(asked), "share": right / len(asked), "low": low, "high": high}
 
 
-def context(writer: Writer, trials: int) -> dict[str, float]:
-    """Accuracy of questions on invented people and places, with the context that tells it and without it."""
-    rng = Random(_SEED + 3)
-    questions, contexts, wanted = [], [], []
-    for _ in range(trials):
-        people = [invented_word(rng).capitalize() for _ in range(3)]
-        places = [invented_word(rng).capitalize() for _ in range(3)]
-        contexts.append(" ".join(f"{who} lives in {place}." for who, place in zip(people, places, strict=True)))
-        asked = rng.randrange(3)
-        questions.append(f"Question: Where does {people[asked]} live?\nAnswer:")
-        wanted.append(places[asked])
-    prompts = [f"Context: {text}\n{question}" for text, question in zip(contexts, questions, strict=True)]
-    answers = {"with": writer.answers(prompts), "without": writer.answers(questions)}
-    return {name: _accuracy(given, wanted) for name, given in answers.items()}
-
-
-def few_shot(writer: Writer, trials: int) -> dict[int, float]:
-    """Accuracy of two-class classification with invented labels, by the number of examples of each class."""
-    found = {}
-    for k in (0, 1, 2, 4, 8):
-        rng = Random(_SEED + 4)
-        prompts, wanted = [], []
-        for _ in range(trials):
-            topics = rng.sample(list(TOPICS), 2)
-            labels = [invented_word(rng), invented_word(rng)]
-            shots = [0, 1] * k
-            rng.shuffle(shots)
-            lines = [f"{TOPICS[topics[shot]](rng)} -> {labels[shot]}\n" for shot in shots]
-            asked = rng.randrange(2)
-            prompts.append("".join(lines) + f"{TOPICS[topics[asked]](rng)} ->")
-            wanted.append(labels[asked])
-        found[k] = _accuracy(writer.answers(prompts), wanted)
-    return found
-
-
-def _accuracy(answers: list[str], wanted: list[str]) -> float:
-    return statistics.fmean(a.rstrip(".") == w for a, w in zip(answers, wanted, strict=True))
+def wilson(right: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Wilson's interval of a share (https://doi.org/10.1080/01621459.1927.10502953); `z` 1.96 gives 95%."""
+    share, squared = right / trials, z * z / trials
+    middle = (share + squared / 2) / (1 + squared)
+    half = z * math.sqrt(share * (1 - share) / trials + squared / (4 * trials)) / (1 + squared)
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def broken_rules(writer: Writer, count: int) -> dict[str, float]:

@@ -10,33 +10,41 @@ END_OF_TEXT = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the model is made. Sizes are in tokens, rows (of `context` tokens) and steps; rates are per step.
+    """How the model is made. Sizes are in tokens and steps; rates are per step.
+
+    A step is `step_tokens` tokens, in rows of `row` tokens; documents that are longer get steps with rows of `context`.
+    The first `early` of the steps have the mixture's early shares.
 
     The matrices inside the layers are trained by Muon (https://kellerjordan.github.io/posts/muon/), the rest by AdamW.
     Both rates rise over `warmup` steps, stay until `constant` of all steps are done, and fall linearly to nothing.
     """
 
     seed: int = 1
-    vocabulary: int = 3072
+    vocabulary: int = 2560
     tokenizer_documents: int = 40_000
     hidden: int = 192
-    layers: int = 4
-    heads: int = 3
+    layers: int = 6
+    heads: int = 6
     intermediate: int = 512
     context: int = 512
     rope_theta: float = 10_000.0
-    steps: int = 1_400
-    batch_rows: int = 16
-    micro_rows: int = 4
+    steps: int = 9_000
+    step_tokens: int = 4096
+    row: int = 256
+    parts: int = 2
+    early: float = 0.1
     muon_rate: float = 0.02
     adamw_rate: float = 3e-3
-    warmup: int = 20
-    constant: float = 0.2
-    checkpoint_every: int = 100
+    warmup: int = 50
+    constant: float = 0.3
+    checkpoint_every: int = 250
 
     def __post_init__(self):
-        if self.batch_rows % self.micro_rows:
-            raise ValueError(f"batch_rows ({self.batch_rows}) must be a multiple of micro_rows ({self.micro_rows})")
+        if self.step_tokens % (self.parts * self.context) or self.context % self.row:
+            raise ValueError(
+                f"step_tokens ({self.step_tokens}) must be a multiple of parts x context ({self.parts * self.context})"
+                f", and context a multiple of row ({self.row})"
+            )
         if self.hidden % self.heads or (self.hidden // self.heads) % 2:
             raise ValueError(f"hidden ({self.hidden}) must be an even multiple of heads ({self.heads})")
         if not 300 <= self.vocabulary <= 65_536:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import zip_longest
 from random import Random
 
 from shared.pretraining.language.frames import load
 from shared.pretraining.language.lexicon import LEXICON, in_place
-from shared.pretraining.language.templates import pick, render
+from shared.pretraining.language.templates import pick, render, with_articles
 
 _PARTS = {name: groups[0] for name, groups in load("story_parts").items()}
 # The commoner plots first, from both files in turn.
@@ -32,6 +33,13 @@ _FEARS = (
     ("wolves", "The wolf only wanted some bread."),
 )
 _WORKS = ("boat", "kite", "cart", "tree house", "flying machine", "bridge", "snowman", "sledge", "clock", "raft")
+_NOUNS = tuple(
+    dict.fromkeys(
+        word.removeprefix("the ")
+        for name in ("thing", "treasure", "animal", "pet", "bird", "job", "spot")
+        for word in LEXICON[name]
+    )
+)
 
 
 class Cast(dict):
@@ -77,8 +85,16 @@ class Cast(dict):
 
 
 def story(rng: Random) -> str:
-    """One story of 60 to 250 words, in one to three paragraphs, now and then with a title."""
+    """One story of 60 to 250 words, in one to three paragraphs; now and then with a title, or with the wish for it."""
     cast = Cast(rng)
+    text = _told(rng, cast)
+    draw = rng.random()
+    if draw < 0.08:
+        return _title(rng, cast) + text
+    return _wish(rng, cast, text) + text if draw < 0.38 else text
+
+
+def _told(rng: Random, cast: Cast) -> str:
 
     def write(frame: str) -> str:
         return render(frame, rng, cast, LEXICON)
@@ -108,15 +124,22 @@ def story(rng: Random) -> str:
         frame = pick(rng, known(_PARTS["endings"]))
         sentences.append(write(frame))
     sentences = list(dict.fromkeys(sentence for sentence in sentences if sentence))
-    return _title(rng, cast) + _paragraphs(rng, sentences, breaks)
+    return _paragraphs(rng, sentences, breaks)
 
 
 def _title(rng: Random, cast: Cast) -> str:
-    if rng.random() > 0.08:
-        return ""
     thing = pick(rng, LEXICON["thing"])
     title = pick(rng, (f"{cast['name']} and the {thing}", f"The story of {cast['name']}", f"The {thing}", cast["name"]))
     return f"Title: {title}\n\n"
+
+
+def _wish(rng: Random, cast: Cast, text: str) -> str:
+    """What the story is about, said before it: the hero and something that does occur in it."""
+    hero = pick(rng, (f"a {cast['kind']}", f"a {cast['kind']} named {cast['name']}", cast["name"]))
+    found = [noun for noun in _NOUNS if re.search(rf"\b{noun}\b", text) and noun != cast["kind"]]
+    about = f"{hero} and a {rng.choice(found)}" if found and rng.random() < 0.75 else hero
+    request = pick(rng, ("Write a story about", "Tell me a story about", "Write a little story about", "A story about"))
+    return with_articles(f"{request} {about}.\n\n")
 
 
 def _paragraphs(rng: Random, sentences: list[str], breaks: list[int]) -> str:

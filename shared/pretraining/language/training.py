@@ -50,7 +50,7 @@ class Trainer:
         so the result does not depend on timing, and a busy core delays one of them only.
         """
         with np.load(rows_path) as rows:
-            ids, weights = rows["ids"], rows["weights"]
+            ids, weights, lengths = rows["ids"], rows["weights"], rows["lengths"]
         until = self.recipe.steps if until is None else until
         started_wall, started_cpu = time.perf_counter(), time.process_time()
         wall, cpu = self.wall_seconds, self.cpu_seconds
@@ -60,8 +60,8 @@ class Trainer:
         try:
             with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 while self.step < until:
-                    chosen = slice(self.step * self.recipe.batch_rows, (self.step + 1) * self.recipe.batch_rows)
-                    loss = self._one_step(pool, ids[chosen], weights[chosen])
+                    shape = (-1, int(lengths[self.step]))
+                    loss = self._one_step(pool, ids[self.step].reshape(shape), weights[self.step].reshape(shape))
                     self.wall_seconds = wall + time.perf_counter() - started_wall
                     self.cpu_seconds = cpu + time.process_time() - started_cpu
                     progress.update()
@@ -79,8 +79,7 @@ class Trainer:
 
     def _one_step(self, pool: ThreadPoolExecutor, ids: np.ndarray, weights: np.ndarray) -> float:
         total = float(weights[:, 1:].sum())
-        size = self.recipe.micro_rows
-        parts = [(ids[start : start + size], weights[start : start + size]) for start in range(0, len(ids), size)]
+        parts = zip(np.split(ids, self.recipe.parts), np.split(weights, self.recipe.parts), strict=True)
         results = list(pool.map(lambda part: self._gradients(*part, total), parts))
         for index, parameter in enumerate(self.parameters):
             parameter.grad = torch.stack([gradients[index] for _, gradients in results]).sum(0)

@@ -1,4 +1,7 @@
-"""Frames and words as text files: `== name` begins a section, a blank line a group, `# ` a comment; `-` is empty."""
+"""Frames and words as text files: `== name` begins a section, a blank line a group, `# ` a comment; `-` is empty.
+
+What begins with `~` is held out: the training data never uses it in the way that the file says, the evaluation does.
+"""
 
 from __future__ import annotations
 
@@ -21,3 +24,14 @@ def load(name: str) -> dict[str, tuple[Group, ...]]:
         elif not line.startswith("# "):
             groups[-1].append("" if line == "-" else line)
     return {section: tuple(tuple(group) for group in groups if group) for section, groups in sections.items()}
+
+
+def split(items: Group) -> tuple[Group, Group]:
+    """The items for training, and those held out (without their `~`)."""
+    kept = tuple(item for item in items if not item.startswith("~"))
+    return kept, tuple(item[1:].strip() for item in items if item.startswith("~"))
+
+
+def listed(lines: Group) -> Group:
+    """The items of lines that are lists with commas."""
+    return tuple(item for line in lines for item in (part.strip() for part in line.split(",")) if item)

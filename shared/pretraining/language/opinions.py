@@ -1,0 +1,112 @@
+"""Reviews with praise and blame, talk in the same words without labels, and the answer of whoever was reviewed."""
+
+from __future__ import annotations
+
+from random import Random
+
+from shared.pretraining.language.document import ANSWER, Document
+from shared.pretraining.language.frames import Group, listed, load, split
+from shared.pretraining.language.layouts import Layout, drawn_layout, usual_layout
+from shared.pretraining.language.lexicon import LEXICON
+from shared.pretraining.language.templates import pick, render
+
+PRAISE, BLAME, MIDDLING = range(3)
+
+_FILE = {name: groups[0] for name, groups in load("opinions").items()}
+_THINGS = listed(_FILE["things"])
+# Of each sentiment: words for training, held-out words.
+WORDS: tuple[tuple[Group, Group], ...] = tuple(split(listed(_FILE[name])) for name in ("good", "bad", "middling"))
+_FRAMES = tuple(split(_FILE[f"{name} frames"]) for name in ("praise", "blame", "middling"))
+_TALK = tuple(_FILE[f"talk of {name} things"] for name in ("good", "bad"))
+_REPLIES = tuple(_FILE[f"{name} replies"] for name in ("glad", "sorry"))
+
+NATURAL_LABELS = (
+    ("positive", "negative", "neutral"),
+    ("positive", "negative", "neutral"),
+    ("Positive", "Negative", "Neutral"),
+    ("good", "bad", "mixed"),
+    ("happy", "unhappy", "neither"),
+)
+_NATURAL_LAYOUTS = (
+    Layout('Review: "{t}"\nThis review is', "\n\n"),
+    Layout("Review: {t}\nSentiment:", "\n\n"),
+    Layout('Review: "{t}"\nSentiment:', "\n\n"),
+    Layout("Review: {t}\nSentiment:", "\n"),
+    Layout("{t} ->", "\n"),
+    Layout("Text: {t}\nSentiment:", "\n\n"),
+    Layout("Text: {t}\nLabel:", "\n"),
+    Layout("Comment: {t}\nOpinion:", "\n"),
+)
+
+
+def review(
+    rng: Random,
+    sentiment: int,
+    *,
+    held_out_words: bool = False,
+    held_out_frames: bool = False,
+    by_word: bool = False,
+    thing: str | None = None,
+) -> str:
+    """One or two sentences of praise, blame or neither about one thing.
+
+    `by_word`: the sentiment lies in an adjective, not in the frame ("I hated this ...").
+    """
+    frames = _FRAMES[sentiment][held_out_frames]
+    slot = "{" + "gbn"[sentiment]
+    if by_word:
+        frames = tuple(frame for frame in frames if slot in frame)
+    words = rng.sample(WORDS[sentiment][held_out_words], 2)
+    slots = {"x": thing or rng.choice(_THINGS), slot[1]: words[0], f"{slot[1]}2": words[1]}
+    count = 1 if by_word else rng.choice((1, 1, 1, 2))
+    return " ".join(render(frame, rng, slots, LEXICON) for frame in rng.sample(frames, min(count, len(frames))))
+
+
+def reviews(rng: Random) -> Document:
+    """One to eight reviews in one layout, each followed by its natural label."""
+    layout = pick(rng, _NATURAL_LAYOUTS) if rng.random() < 0.75 else rng.choice((usual_layout, drawn_layout))(rng)
+    labels = pick(rng, NATURAL_LABELS)
+    classes = (3, (45, 45, 10)) if rng.random() < 0.4 else (2, (50, 50))
+    document: Document = []
+    for _ in range(rng.choice((1, 1, 2, 3, 4, 6))):
+        sentiment = rng.choices(range(classes[0]), classes[1])[0]
+        document += layout.example(review(rng, sentiment), labels[sentiment], ANSWER)
+    return document
+
+
+def talk(rng: Random) -> Document:
+    """A few unlabelled sentences in which words of one sentiment stand together, the held-out ones among them."""
+    sentiment = rng.randrange(2)
+    words = [word for part in WORDS[sentiment] for word in part]
+    parts = []
+    for frame in rng.sample(_TALK[sentiment], rng.choice((1, 2, 2, 3))):
+        letter = "gb"[sentiment]
+        slots = {letter + number: word for number, word in zip(("", "2", "3"), rng.sample(words, 3), strict=True)}
+        parts.append(render(frame, rng, {"x": rng.choice(_THINGS), **slots}, LEXICON))
+    return [(" ".join(parts), 1)]
+
+
+def replies(rng: Random) -> Document:
+    """What a business does with a review: its sentiment, its topic, the reply; in all or some of these steps."""
+    document: Document = []
+    for _ in range(rng.choice((1, 1, 2))):
+        sentiment, thing = rng.randrange(2), rng.choice(_THINGS)
+        text = review(rng, sentiment, thing=thing)
+        steps = [
+            ("Sentiment:", NATURAL_LABELS[0][sentiment]),
+            ("Topic:", thing),
+            ("Reply:", render(pick(rng, _REPLIES[sentiment]), rng, {"x": thing}, LEXICON)),
+        ]
+        form = rng.choices(("all", "some", "no review"), (30, 45, 25))[0]
+        if form == "no review":
+            steps = rng.sample(steps[:2], 2) + steps[2:]
+            document += [(f"{steps[0][0]} {steps[0][1]}\n{steps[1][0]} {steps[1][1]}\n", 1)]
+            steps = steps[2:]
+        else:
+            document += [(f'Review: "{text}"\n' if rng.random() < 0.6 else f"Review: {text}\n", 1)]
+            if form == "some":
+                steps = [step for step in steps if rng.random() < 0.5] or steps[:1]
+        for field, value in steps:
+            document += [(field, 1), (f" {value}", ANSWER), ("\n", 1)]
+        document.append(("\n", 1))
+    return document
