@@ -9,7 +9,7 @@ Request and answer are described in `generation_request.py` and this lab's READM
 
     HF_MODEL_ID             Hub id or folder, used where the model archive holds no config.json
     HF_MODEL_REVISION       its revision
-    DTYPE                   auto (default), float32, bfloat16, float16
+    DTYPE                   auto (default), float32, bfloat16, float16; int8 on CPU: linear layers with 8-bit weights
     MAX_TOTAL_TOKENS        prompt and output of one sequence (default: the model's context, 4096 at most)
     MAX_BATCH_SIZE          sequences generated together (default 16 on CPU, 64 on GPU)
     MAX_BATCH_TOTAL_TOKENS  tokens of all sequences in a batch, padding included (default 16384 on CPU, 65536 on GPU)

@@ -37,9 +37,15 @@ with _quick_imports("sklearn", "accelerate"):
 
 IMPORT_SECONDS = time.perf_counter() - _BEGIN
 
-from packed_linear import pack_linear_layers  # noqa: E402
+from packed_linear import pack_linear_layers, weight_bytes  # noqa: E402
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# With int8, the linear layers have 8-bit weights; the embedding, norms and attention stay float32.
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "int8": torch.float32,
+}
 
 
 def load_model(source: str, revision: str | None, dtype_name: str):
@@ -49,13 +55,13 @@ def load_model(source: str, revision: str | None, dtype_name: str):
         source: folder or Hub id.
         revision: of the Hub repository, or None.
         dtype_name: "auto" or a key of `_DTYPES`. Automatic is bfloat16 on a GPU that has it, float16 on other GPUs and
-            float32 on CPU.
+            float32 on CPU. "int8" is for the CPU.
 
     Returns:
-        The model in evaluation mode, its tokenizer, and a sentence on dtype, device and layers for the log.
+        The model in evaluation mode, its tokenizer, and a sentence on dtype, device, bytes and layers for the log.
 
     Raises:
-        ValueError: unknown dtype, or a model that keeps another state than keys and values.
+        ValueError: unknown dtype, int8 on a GPU, or a model that keeps another state than keys and values.
         OSError: transformers finds no such model.
     """
     logging.disable_progress_bar()
@@ -73,13 +79,22 @@ def load_model(source: str, revision: str | None, dtype_name: str):
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype).eval().requires_grad_(False)
     model.to(device)
-    note = f"{str(dtype).removeprefix('torch.')} on {device.type}"
+    int8 = dtype_name == "int8"
+    note = f"{'int8' if int8 else str(dtype).removeprefix('torch.')} on {device.type}"
+    loaded = weight_bytes(model)
     if device.type == "cpu":
-        note += f", {pack_linear_layers(model)} linear layers packed, {torch.get_num_threads()} threads"
+        count = pack_linear_layers(model, int8)
+        note += f", {count} linear layers {'quantized' if int8 else 'packed'}, {torch.get_num_threads()} threads"
+    note += f", weights of {loaded:,} bytes take {weight_bytes(model):,} in memory"
     return model, tokenizer, note
 
 
 def _choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "int8" and device.type != "cpu":
+        raise ValueError(
+            "DTYPE=int8 is for endpoints without a GPU. Here, leave DTYPE at auto, or deploy a model that is stored "
+            "quantized (AWQ, GPTQ, FP8) in a vLLM or LMI container."
+        )
     if name in _DTYPES:
         return _DTYPES[name]
     if name != "auto":

@@ -6,6 +6,7 @@ Where they are missing, or give other numbers than the plain layer, the plain la
 """
 
 import torch
+from quantized_linear import QuantizedLinear
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -20,6 +21,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None):
         super().__init__()
+        self.nbytes = weight.nbytes
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
@@ -27,10 +29,17 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
 
 
-def pack_linear_layers(model: nn.Module) -> int:
+def pack_linear_layers(model: nn.Module, int8: bool = False) -> int:
     """Replace every linear layer of a CPU model, in place; returns how many were replaced.
 
     A replaced layer's own weights are freed, unless the input embedding shares them.
+
+    Args:
+        model: any module, in float32 for `int8`.
+        int8: round the weights to 8-bit integers (see `quantized_linear.py`).
+
+    Raises:
+        RuntimeError: `int8`, and this build of PyTorch has no 8-bit matrix product for the CPU.
     """
     layers = [
         (parent, name)
@@ -39,17 +48,29 @@ def pack_linear_layers(model: nn.Module) -> int:
         if type(layer) in (nn.Linear, Conv1D)
     ]
     for count, (parent, name) in enumerate(layers):
-        packed = _packed(getattr(parent, name))
+        layer = getattr(parent, name)
+        packed = QuantizedLinear(_weight(layer), layer.bias) if int8 else _packed(layer)
         if packed is None:
             return count
         setattr(parent, name, packed)
     return len(layers)
 
 
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of a model's weights in memory; what layers share counts once, a packed copy once more."""
+    kept = {parameter.data_ptr(): parameter.nbytes for parameter in model.parameters()}
+    packed = (layer.nbytes for layer in model.modules() if isinstance(layer, (PackedLinear, QuantizedLinear)))
+    return sum(kept.values()) + sum(packed)
+
+
+def _weight(layer: nn.Module) -> torch.Tensor:
+    return layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+
+
 @torch.inference_mode()
 def _packed(layer: nn.Module) -> PackedLinear | None:
     """The packed twin of a layer; None where it does not exist on this machine or computes something else."""
-    weight = layer.weight.T if isinstance(layer, Conv1D) else layer.weight
+    weight = _weight(layer)
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(2, weight.shape[1], generator=generator).to(weight.dtype)
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import types
@@ -11,6 +12,7 @@ import inference
 import model_loading
 import packed_linear
 import pytest
+import quantized_linear
 import torch
 from toolkit_calls import CODE, call_as_the_toolkit_does
 from transformers import GPT2LMHeadModel, LlamaForCausalLM, MambaConfig, MambaForCausalLM
@@ -19,6 +21,10 @@ from transformers.pytorch_utils import Conv1D
 
 def server(name):
     return types.SimpleNamespace(system_properties={"server_name": name})
+
+
+def ids_of(answers):
+    return [[token["id"] for token in answer["details"]["tokens"]] for answer in answers]
 
 
 def test_called_one_at_a_time_as_in_the_hugging_face_image(model_dirs):
@@ -96,6 +102,9 @@ def test_dtypes_by_hardware(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert model_loading._choose_dtype("auto", cpu) == torch.float32
     assert model_loading._choose_dtype("bfloat16", cpu) == torch.bfloat16
+    assert model_loading._choose_dtype("int8", cpu) == torch.float32
+    with pytest.raises(ValueError, match="without a GPU. Here, leave DTYPE at auto"):
+        model_loading._choose_dtype("int8", gpu)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     assert model_loading._choose_dtype("auto", gpu) == torch.bfloat16
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
@@ -109,6 +118,80 @@ def test_bfloat16_generates_too(model_dirs, monkeypatch):
     generator.engine.close()
     assert generator.engine._model.dtype == torch.bfloat16
     assert all(answer["details"]["generated_tokens"] > 0 for answer in answers)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gptj", "llama"])
+def test_int8_generates_the_same_alone_and_together(model_dirs, monkeypatch, capsys, architecture):
+    monkeypatch.setenv("DTYPE", "int8")
+    generator = inference.model_fn(model_dirs[architecture])
+    model = generator.engine._model
+    layers = [layer for layer in model.modules() if isinstance(layer, quantized_linear.QuantizedLinear)]
+    note = re.search(
+        r"int8 on cpu, (\d+) linear layers quantized, .* weights of ([\d,]+) bytes take ([\d,]+) in memory",
+        capsys.readouterr().out,
+    )
+    before, after = (int(note[group].replace(",", "")) for group in (2, 3))
+    assert int(note[1]) == len(layers) and after < before
+    assert model.get_input_embeddings().weight.dtype == torch.float32
+    prompts = ["The cat", "a", "The dog ran to the river", "x" * 20]
+    request = {"parameters": {"details": True, "max_new_tokens": 20, "top_n_tokens": 3}}
+    together = inference.predict_fn(request | {"inputs": prompts}, generator)
+    alone = [inference.predict_fn(request | {"inputs": prompt}, generator) for prompt in prompts]
+    generator.engine.close()
+    for answers in (together, alone):
+        assert all(len(answer["details"]["top_tokens"][0]) == 3 for answer in answers)
+    assert ids_of(together) == ids_of(alone)
+
+
+@pytest.mark.parametrize("levels", [127, 63, 0])
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_8_bit_layers_are_close_to_the_plain_ones_and_rows_do_not_matter_to_each_other(monkeypatch, levels, with_bias):
+    """With inputs of 8 and of 7 bits, and with inputs left as they are."""
+    monkeypatch.setattr(quantized_linear, "_input_levels", lambda: levels)
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(192, 65, bias=with_bias)
+    layer.weight.data[3] = 0
+    layer.weight.data[4] *= 10
+    quantized = quantized_linear.QuantizedLinear(layer.weight, layer.bias)
+    inputs = torch.randn(2, 5, 192)
+    inputs[0, 1] *= 10000
+    inputs[1, 2] = 0
+    with torch.inference_mode():
+        outputs, expected = quantized(inputs), layer(inputs)
+        sizes = inputs.norm(dim=-1)[..., None] * layer.weight.norm(dim=-1)
+        assert outputs.shape == expected.shape
+        assert ((outputs - expected).abs() <= 0.005 * sizes + 1e-6).all()
+        torch.testing.assert_close(outputs[1, 3], quantized(inputs[1, 3:4])[0], rtol=1e-6, atol=1e-6)
+
+
+def test_8_bit_weights_are_rounded_to_the_nearest():
+    weight = torch.tensor([[0.0, 0.0, 0.0], [1.27, -0.004, 0.016], [-2.54, 0.009, 2.53]])
+    integers, scales = quantized_linear.quantize_channels(weight)
+    assert integers.tolist() == [[0, 0, 0], [127, 0, 2], [-127, 0, 126]]
+    torch.testing.assert_close(scales, torch.tensor([1.0, 0.01, 0.02]))
+
+
+def test_8_bit_layers_name_what_is_missing(monkeypatch):
+    monkeypatch.setattr(quantized_linear, "_input_levels", lambda: 0)
+    monkeypatch.setattr(quantized_linear, "_weight_only_works", lambda: False)
+    with pytest.raises(RuntimeError, match="use DTYPE=bfloat16 or float32"):
+        quantized_linear.QuantizedLinear(torch.ones(4, 4), None)
+    with pytest.raises(ValueError, match="not of torch.bfloat16"):
+        quantized_linear.QuantizedLinear(torch.ones(4, 4, dtype=torch.bfloat16), None)
+
+
+def test_an_input_of_8_bits_is_refused_where_products_overflow(monkeypatch):
+    """As on processors that add two products in 16 bits: the 7-bit inputs fit, the 8-bit ones do not."""
+    multiply = quantized_linear._multiply
+
+    def saturating(integers, levels, *arguments):
+        outputs = multiply(integers, levels, *arguments)
+        return outputs if levels == 63 else outputs.clamp(max=outputs.max() / 2)
+
+    monkeypatch.setattr(quantized_linear, "_multiply", saturating)
+    assert quantized_linear._input_levels.__wrapped__() in (63, 0)
+    monkeypatch.setattr(quantized_linear, "_multiply", lambda *arguments: torch.ops.onednn.absent)
+    assert quantized_linear._input_levels.__wrapped__() == 0
 
 
 def test_a_model_with_another_state_than_keys_and_values_is_refused(tmp_path, model_dirs):
