@@ -182,6 +182,28 @@ def line_with_interval(
     show(figure, alt)
 
 
+def shares_with_interval(
+    shares: Mapping[str, tuple[float, float, float]], title: str = "", xlabel: str = "share right"
+) -> None:
+    """One dot for each named share, from 0 to 1, with a line for its interval: `shares` gives (share, low, high)."""
+    from matplotlib import pyplot
+
+    if not shares:
+        raise ValueError("shares_with_interval needs at least one share")
+    style()
+    names, values = list(shares), list(shares.values())
+    figure, axis = pyplot.subplots(figsize=(6.4, 0.9 + 0.32 * len(names)))
+    for row, (share, low, high) in enumerate(values):
+        axis.plot((low, high), (row, row), color=COLOURS[0], linewidth=5, alpha=0.3, solid_capstyle="butt")
+        axis.plot(share, row, "o", color=COLOURS[0], markersize=7)
+        axis.text(1.03, row, f"{share:.0%}", va="center", fontsize=9, color="#333333")
+    axis.set(xlim=(-0.02, 1.02), ylim=(len(names) - 0.5, -0.5), xlabel=xlabel, title=title)
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+    described = (f"{name}: {value:.0%}, from {low:.0%} to {high:.0%}." for name, (value, low, high) in shares.items())
+    show(figure, alt=" ".join([f"{title or xlabel}.", *described]))
+
+
 def completions(items: Iterable[Mapping[str, str]]) -> Output:
     """Generated texts to read: each item has `text`, and maybe `prompt` (dimmed before it) and `label` (above it)."""
     blocks, lines = [], []

@@ -63,6 +63,15 @@ def test_line_with_interval(shown):
     assert picture(shown[0])[0] == "it rises"
 
 
+def test_shares_with_interval_say_in_words_what_they_show(shown):
+    display.shares_with_interval({"one": (0.5, 0.4, 0.6), "two": (1, 0.9, 1)}, title="Which is right")
+    assert picture(shown[0])[0] == (
+        "Which is right. one: 50%, from 40% to 60%. two: 100%, from 90% to 100%."
+    )
+    with pytest.raises(ValueError, match="at least one"):
+        display.shares_with_interval({})
+
+
 def test_a_figure_without_alternative_text_is_refused():
     from matplotlib import pyplot
 
