@@ -78,7 +78,7 @@ class Model:
     scored_by: str = "exact match"
     template: str = "{prompt}"
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
-    variant_options: Mapping[str, int] = field(default_factory=dict, hash=False)
+    variant_options: Mapping[str, int | str] = field(default_factory=dict, hash=False)
 
     def memory_needed(self, gpu: bool) -> int:
         """Bytes of memory that serving it takes, as an estimate: of a GPU, or without one.
@@ -147,6 +147,8 @@ class Model:
 
 
 _LARGE = {"container_startup_health_check_timeout_in_seconds": 1200}
+# The LMI image is built with CUDA 13: it needs driver 580, and the default machine image of g5 and g6 has an older one.
+_LARGE_LMI = _LARGE | {"inference_ami_version": "al2023-ami-sagemaker-inference-gpu-4-1"}
 
 HUB_MODELS = {
     model.name: model
@@ -183,7 +185,7 @@ HUB_MODELS = {
             prompts=tuple(_CHATML.format(prompt=text) for text in _INSTRUCTIONS),
             template=_CHATML,
             environment={"HF_MODEL_ID": "Qwen/Qwen3-4B-Instruct-2507", "OPTION_MAX_MODEL_LEN": "4096"},
-            variant_options=_LARGE,
+            variant_options=_LARGE_LMI,
         ),
         Model(
             name="qwen3-8b",
@@ -198,7 +200,7 @@ HUB_MODELS = {
             prompts=tuple(_CHATML_WITHOUT_THINKING.format(prompt=text) for text in _INSTRUCTIONS),
             template=_CHATML_WITHOUT_THINKING,
             environment={"HF_MODEL_ID": "Qwen/Qwen3-8B", "OPTION_MAX_MODEL_LEN": "4096"},
-            variant_options=_LARGE,
+            variant_options=_LARGE_LMI,
         ),
     )
 }

@@ -71,7 +71,10 @@ def test_every_entry_fits_its_own_instance_and_the_api(model, sagemaker_model):
     variant = sagemaker_model.shape_for("ProductionVariant").members
     for option, value in model.variant_options.items():
         shape = variant["".join(part.capitalize() for part in option.split("_"))]
-        assert shape.metadata["min"] <= value <= shape.metadata["max"]
+        if isinstance(value, str):
+            assert value in shape.enum
+        else:
+            assert shape.metadata["min"] <= value <= shape.metadata["max"]
     assert model.name in str(model) and model.model_id in model._repr_mimebundle_()["text/html"]
 
 
