@@ -201,7 +201,8 @@ def shares_with_interval(
     axis.set_yticks(range(len(names)), names)
     axis.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
     described = (f"{name}: {value:.0%}, from {low:.0%} to {high:.0%}." for name, (value, low, high) in shares.items())
-    show(figure, alt=" ".join([f"{title or xlabel}.", *described]))
+    heading = title or xlabel
+    show(figure, alt=" ".join([heading if heading.endswith("?") else f"{heading}.", *described]))
 
 
 def completions(items: Iterable[Mapping[str, str]]) -> Output:
