@@ -162,8 +162,8 @@ for passage in cut(documents, size=3, overlap=1)[:3]:
     print(passage.start, passage.end, passage.text)
 
 # %% [markdown]
-# Read the second one. Its first sentence says "She", and the name stands in the passage before: who reads only this passage cannot
-# know of whom it speaks. A cut can destroy a fact although every word is still there.
+# Read the second one. It begins with "It", and what "it" is stands in the passage before; then it goes on with another feast. Who
+# reads only this passage learns something wrong. A cut can destroy a fact although every word is still there.
 #
 # How often? For each question we look whether some passage holds both, the sentence that answers it and the name of whom it is about. The
 # last line of the table cuts where the authors of the documents did: at the paragraphs.
@@ -945,7 +945,8 @@ view.table(
 #
 # With `Retrieve` and an endpoint of your own you keep this notebook's prompt and its checks, and hand over the cutting and the index.
 # Between search and prompt, large systems often put a **reranker**: a model that reads question and passage together, slower and more
-# exact than comparing vectors, and so used on the first fifty only. Costs to watch: OpenSearch is rented by the hour, whether one asks or not.
+# exact than comparing vectors, and so used on the first fifty only. A cost to watch: an OpenSearch cluster is rented by the hour, whether
+# one asks or not.
 #
 # ## 16. Clean up
 
