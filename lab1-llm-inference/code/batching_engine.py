@@ -148,6 +148,7 @@ class BatchingEngine:
         arguments = inspect.signature(model.forward).parameters
         self._takes_positions = "position_ids" in arguments
         self._last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in arguments else {}
+        self._fused_forward = getattr(model, "fused_forward", None)  # see fused_layers.py
         self._eos_token_ids = eos_token_ids
         self._max_batch_size, self._max_batch_tokens = max_batch_size, max_batch_tokens
         self._max_waiting = max_waiting
@@ -297,6 +298,8 @@ class BatchingEngine:
         self._accept(logits, 0)
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
+        if self._fused_forward:
+            return self._fused_forward(ids, positions, mask, cache).float()
         arguments = dict(self._last_logits_only)
         if self._takes_positions:
             arguments["position_ids"] = positions.to(self._device)

@@ -37,6 +37,7 @@ with _quick_imports("sklearn", "accelerate"):
 
 IMPORT_SECONDS = time.perf_counter() - _BEGIN
 
+from fused_layers import fuse_layers  # noqa: E402
 from packed_linear import pack_linear_layers, weight_bytes  # noqa: E402
 
 # With int8, the linear layers have 8-bit weights; the embedding, norms and attention stay float32.
@@ -83,6 +84,7 @@ def load_model(source: str, revision: str | None, dtype_name: str):
     note = f"{'int8' if int8 else str(dtype).removeprefix('torch.')} on {device.type}"
     loaded = weight_bytes(model)
     if device.type == "cpu":
+        fuse_layers(model)
         count = pack_linear_layers(model, int8)
         note += f", {count} linear layers {'quantized' if int8 else 'packed'}, {torch.get_num_threads()} threads"
     note += f", weights of {loaded:,} bytes take {weight_bytes(model):,} in memory"

@@ -13,8 +13,6 @@ from functools import cache
 import torch
 from torch import nn
 
-_INFINITY = float("inf")
-
 
 class QuantizedLinear(nn.Module):
     """`y = x Wᵀ + b` with 8-bit W; float32 [..., in] to [..., out]. No gradients.
@@ -52,14 +50,13 @@ class QuantizedLinear(nn.Module):
             outputs = rows.view(*inputs.shape[:-1], -1)
             return outputs if self.bias is None else outputs.add_(self.bias)
         # A token of zeros divides 0 by 0; whatever integers come out are multiplied by its largest value, 0.
-        largest = torch.linalg.vector_norm(inputs, _INFINITY, -1, True)
+        largest = inputs.abs().amax(-1, keepdim=True)
         integers = inputs / largest
         # The kernels want unsigned integers. Half a step is added because the conversion cuts off decimals.
         integers = torch.add(self._middle, integers, alpha=self._levels, out=integers).to(torch.uint8)
         outputs = _multiply(integers, self._levels, self._weight, self.scales, self._shifts)
-        if self.bias is None:
-            return outputs.mul_(largest)
-        return torch.addcmul(self.bias, outputs, largest, out=outputs)
+        outputs.mul_(largest)
+        return outputs if self.bias is None else outputs.add_(self.bias)
 
 
 def quantize_channels(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
