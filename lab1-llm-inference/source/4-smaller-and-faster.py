@@ -73,10 +73,10 @@ weights = sum(weight.numel() for weight in embedded.parameters())
 print(f"{weights:,} weights: {weights * 4 / 1e6:.1f} MB in float32, read once for each token")
 
 # %% [markdown]
-# A few megabytes are read in no time; for so small a model most of a step is Python and bookkeeping. A model of 7 billion parameters
-# is another matter. We take one of its matrices, about one percent of such a model, and time one multiplication, for one token and for
-# several at once, in three number formats. (`pack_linear_layers` is what this lab's endpoint does with its layers, see
-# [code/packed_linear.py](code/packed_linear.py).)
+# A few megabytes are read in no time, and for so small a model other things take longer (section 2 measures them). A model of 7
+# billion parameters is another matter. We take one of its matrices, about one percent of such a model, and time one
+# multiplication, for one token and for several at once, in three number formats. (`pack_linear_layers` is what this lab's
+# endpoint does with its layers, see [code/packed_linear.py](code/packed_linear.py).)
 
 # %%
 from statistics import median
@@ -106,14 +106,15 @@ def big_layer(dtype):
 
 # %%
 tokens_at_once = [1, 2, 4, 8, 16, 32]
-rows = []
+rows, read_per_second = [], {}
 for dtype in ("float32", "bfloat16", "int8"):
     layer, size = big_layer(dtype)
     inputs = torch.randn(32, 4096).to(torch.bfloat16 if dtype == "bfloat16" else torch.float32)
     with torch.inference_mode():
         times = [seconds(layer, inputs[:n]) for n in tokens_at_once]
-    milliseconds = [f"{1000 * t:.1f}" for t in times]
-    rows.append((dtype, f"{size / 1e6:.0f} MB", f"{size / times[0] / 1e9:.0f}", *milliseconds))
+    read_per_second[dtype] = size / times[0]
+    speed = f"{read_per_second[dtype] / 1e9:.0f}"
+    rows.append((dtype, f"{size / 1e6:.0f} MB", speed, *[f"{1000 * t:.1f}" for t in times]))
     del layer
 view.table(
     rows,
@@ -144,7 +145,8 @@ view.table(
 # %%
 from transformers import DynamicCache
 
-ids = tokenizer("Once upon a time there was a girl. " * 80, return_tensors="pt")["input_ids"]
+text = "Once upon a time there was a girl. " * 80
+ids = tokenizer(text, return_tensors="pt", truncation=True)["input_ids"]
 longest = embedded.config.max_position_embeddings - 1
 text_lengths = [length for length in (16, 64, 128, 192, 256, 384, 500) if length <= longest]
 
@@ -179,7 +181,17 @@ view.line_with_interval(
 )
 
 # %% [markdown]
-# Without the cache the time grows with the text; with it, it hardly does. And the text is the same:
+# Without the cache the time grows with the text; with it, it hardly does. It does not go down to nothing either. What takes the
+# time of such a step?
+
+# %%
+reading_time = 1000 * 4 * weights / read_per_second["float32"]
+print(f"One step after {text_lengths[0]} tokens: {with_cache[0]:.2f} ms.")
+print(f"Reading all weights, at the speed measured in section 1: {reading_time:.2f} ms.")
+
+# %% [markdown]
+# The rest is Python, and the start of each of some hundred operations: in a small model the largest part of a step, in a large one the
+# smallest. And is the text the same, with the cache and without?
 
 # %%
 start = ids[:, :20]
@@ -211,9 +223,15 @@ print(f"That is {measured / (4 * weights):.0%} of the weights' size, for one sin
 # The cache is why serving takes more memory than the weights, and why the number of texts that a GPU can work on at the same time has a
 # limit. Section 8 does this sum for 7 and 70 billion parameters.
 #
-# It also splits every request into two phases. Reading the prompt (**prefill**) computes all its tokens in one go, and so shares the
-# reading of the weights. Writing the answer (**decode**) takes one step for each token. Long answers cost more time than long prompts.
-#
+# It also splits every request into two phases. Reading the prompt (**prefill**) computes all its tokens in one go, and so they
+# share the reading of the weights. Writing the answer (**decode**) takes one step for each token:
+
+# %%
+n = text_lengths[-1]
+print(f"Reading a prompt of {n} tokens: {without[-1]:.0f} ms.")
+print(f"Writing as many, one by one: about {n * median(with_cache):.0f} ms.")
+
+# %% [markdown]
 # ## 3. Quantization: fewer bits for each weight
 #
 # <img src="images/number-formats.svg" alt="Four number formats as bars. float32: 1 bit for the sign, 8 for the range, 23 for precision, 4 bytes. bfloat16: the first half of a float32, 1, 8 and 7 bits, 2 bytes. int8: a whole number from -127 to 127 times a scale that its row shares, 1 byte. 4 bits: the same with 15 values, half a byte." width="760">
@@ -266,6 +284,7 @@ def fake_quantized(model, bits, sharing):
             size += weight.numel() * bits / 8 + weight.numel() / group * 2  # scales in 2 bytes
         else:
             size += weight.numel() * 2
+    pack_linear_layers(smaller)  # changes no number, only makes the test below quicker
     return smaller, size
 
 
@@ -284,7 +303,7 @@ from shared.pretraining.language import trials
 from shared.pretraining.language.corpus import documents
 from shared.pretraining.language.document import plain
 
-few_shot, reading = trials.few_shot(150, k=4), trials.context(150)
+few_shot, reading = trials.few_shot(100, k=4), trials.context(100)
 test_rows = token_rows(tokenizer, map(plain, documents(seed=900_000)), rows=32, length=256)
 view.completions(
     [
@@ -314,6 +333,13 @@ def share_right(model, questions, batch=25):
         for row, prompt, answer in zip(best, prompts, answers):
             right += row[len(prompt) - 1 : len(prompt) + len(answer) - 1].tolist() == answer
     return right / len(questions)
+
+
+def interval(share, n, z=1.96):
+    """Wilson's 95% interval of a share that was measured on n questions, as in notebook 1."""
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
+    return middle - half, middle + half
 
 
 def quality(model):
@@ -349,7 +375,7 @@ for dtype in ("float32", "bfloat16", "int8"):
 view.table(rows, columns=["weights", "in memory", "perplexity", "few-shot", "reading"])
 
 # %% [markdown]
-# As far as these questions can tell, it is the same model three times. (With 150 questions, differences of a few percent are chance.)
+# As far as these questions can tell, it is the same model three times. (With 100 questions, differences of a few percent are chance.)
 # int8 is not a quarter of float32 here: it is the matrices that are stored in 8 bits, while the embedding (one vector for
 # each token of the vocabulary) stays in float32, and in so small a model that is a large part. In a model of 7 billion
 # parameters it is a few percent.
@@ -376,6 +402,8 @@ for column, title in enumerate(["perplexity (log)", "few-shot accuracy", "readin
         values = [found[sharing, bits][column] for bits in bit_counts]
         axis.plot(bit_counts, values, marker=marker, label=f"a scale for each {sharing}")
     axis.axhline(best[column - 1], color="#8a8a8a", linestyle=":", label="float32")
+    if column > 1:
+        axis.axhspan(*interval(best[column - 1], len(few_shot)), color="#8a8a8a", alpha=0.15)
     axis.set(title=title, xlabel="bits for each weight", xticks=bit_counts)
     axis.invert_xaxis()
 axes[0].set_yscale("log")
@@ -393,8 +421,8 @@ view.show(
 def first_break(sharing, column):
     """The most bits at which perplexity is a tenth higher, or an accuracy a tenth lower."""
     for bits in bit_counts:
-        change = found[sharing, bits][column] / best[column - 1] - 1
-        if (change > 0.1) if column == 1 else (change < -0.1):
+        now, before = found[sharing, bits][column], best[column - 1]
+        if (now > 1.1 * before) if column == 1 else (now < 0.9 * before):
             return bits
     return "none of these"
 
@@ -755,8 +783,8 @@ for name in containers:
     results[name] = (
         speed(name, 1, 8),
         speed(name, 8, 32),
-        accuracy(name, few_shot[:100]),
-        accuracy(name, reading[:100]),
+        accuracy(name, few_shot),
+        accuracy(name, reading),
     )
 view.table(
     [
