@@ -6,6 +6,7 @@ et al. 2019, https://arxiv.org/abs/1910.01108).
 """
 
 import copy
+import sys
 from collections.abc import Iterable
 
 import torch
@@ -60,7 +61,7 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return F.cross_entropy(student.flatten(0, -2) / temperature, targets) * temperature**2
 
 
-def train(student, rows: Tensor, *, teacher=None, temperature=1.0, batch=16, rate=1e-3, name="") -> None:
+def train(student, rows: Tensor, *, teacher=None, temperature=1.0, batch=8, rate=6e-3, name="") -> None:
     """Train `student` on each of `rows` (int64 [rows, length + 1]) once, with AdamW and a falling rate.
 
     The target of each token is the teacher's distribution, or without a teacher the token that comes next.
@@ -68,7 +69,7 @@ def train(student, rows: Tensor, *, teacher=None, temperature=1.0, batch=16, rat
     optimizer = torch.optim.AdamW(student.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     steps = len(rows) // batch
     student.train()
-    progress = tqdm(range(steps), desc=name, unit="step", mininterval=2)
+    progress = tqdm(range(steps), desc=name, unit="step", mininterval=2, file=sys.stdout)
     for step in progress:
         ids = rows[step * batch : (step + 1) * batch]
         logits = student(input_ids=ids[:, :-1], use_cache=False).logits

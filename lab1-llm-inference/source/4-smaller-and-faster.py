@@ -269,7 +269,8 @@ import copy
 def rounded(weight, bits, group):
     """`weight` in whole numbers of `bits` bits; `group` weights in a row share a scale."""
     groups = weight.reshape(-1, group)
-    scale = groups.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+    largest = groups.abs().amax(1, keepdim=True).clamp(min=1e-9)
+    scale = largest / (2 ** (bits - 1) - 1)
     return ((groups / scale).round() * scale).reshape(weight.shape)
 
 
@@ -375,10 +376,11 @@ for dtype in ("float32", "bfloat16", "int8"):
 view.table(rows, columns=["weights", "in memory", "perplexity", "few-shot", "reading"])
 
 # %% [markdown]
-# As far as these questions can tell, it is the same model three times. (With 100 questions, differences of a few percent are chance.)
-# int8 is not a quarter of float32 here: it is the matrices that are stored in 8 bits, while the embedding (one vector for
-# each token of the vocabulary) stays in float32, and in so small a model that is a large part. In a model of 7 billion
-# parameters it is a few percent.
+# As far as these questions can tell, it is the same model three times. (With 100 questions, differences of a few percent are
+# chance.) int8 is not a quarter of float32 here: it is the matrices that are stored in 8 bits, while the embedding (one vector
+# for each token of the vocabulary) stays in float32, and in so small a model that is a large part. In a model of 7 billion
+# parameters it is a few percent. This int8 also rounds the vectors that go into each matrix, each token's with a scale of its
+# own, so that the processor multiplies whole numbers.
 #
 # So let us go on until it breaks.
 
@@ -429,11 +431,15 @@ def first_break(sharing, column):
 
 view.table(
     [
-        (f"a scale for each {sharing}", *[first_break(sharing, column) for column in (1, 2, 3)])
+        (
+            f"a scale for each {sharing}",
+            *[f"{found[sharing, bits][0] / 1e6:.2f} MB" for bits in (8, 4)],
+            *[first_break(sharing, column) for column in (1, 2, 3)],
+        )
         for sharing in sharings
     ],
-    columns=["", "perplexity", "few-shot", "reading"],
-    caption="The first number of bits that loses more than a tenth",
+    columns=["", "8 bits", "4 bits", "perplexity", "few-shot", "reading"],
+    caption="Size; and the first number of bits at which a tenth is lost of",
 )
 
 # %% [markdown]
@@ -461,9 +467,7 @@ view.table(
 # %%
 sample = "On Monday Anna went to the"
 with torch.inference_mode():
-    logits = embedded(**tokenizer(sample, return_tensors="pt", return_token_type_ids=False)).logits[
-        0, -1
-    ]
+    logits = embedded(torch.tensor([tokenizer(sample)["input_ids"]])).logits[0, -1]
 
 
 def best_tokens(temperature, count=8):
@@ -489,7 +493,7 @@ view.next_token_bars(
 # %%
 from distillation import half_of, train
 
-LENGTH, BATCH, STEPS = 128, 16, 150
+LENGTH, BATCH, STEPS = 128, 8, 160
 text = map(plain, documents(seed=777_000))
 train_rows = token_rows(tokenizer, text, rows=BATCH * STEPS, length=LENGTH)
 students = {"alone": half_of(embedded), "with a teacher": half_of(embedded)}
@@ -500,10 +504,10 @@ print(f"students of {count:,} weights, {count / weights:.0%} of the teacher's {w
 
 # %%
 teachers = {"alone": None, "with a teacher": embedded}
-taken = {}
+options, taken = {"batch": BATCH, "rate": 6e-3, "temperature": 1.0}, {}
 for name, student in students.items():
     start = perf_counter()
-    train(student, train_rows, teacher=teachers[name], temperature=1.0, batch=BATCH, name=name)
+    train(student, train_rows, teacher=teachers[name], name=name, **options)
     taken[name] = perf_counter() - start
 
 # %%
@@ -534,8 +538,8 @@ print(f"The teacher closed {closed:.0%} of the gap, on the same text in the same
 # The student with a teacher took more time for the same steps, since the teacher must read the text too. And no student came near the
 # teacher in a minute of training; real distillations run for days. DistilGPT2, a student of GPT-2, was made this way.
 #
-# > **Try it.** Set `temperature` to 2 or 4. Then give the students a tenth of the text (`train_rows[:BATCH * 15]`): does the
-# > teacher help more or less?
+# > **Try it.** Set `temperature` to 2. Then, back at 1, give both students a quarter of the text (`train_rows[: BATCH * 40]`):
+# > does the teacher help more or less?
 #
 # ## 5. Compilation
 #
