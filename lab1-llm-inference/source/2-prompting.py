@@ -158,7 +158,8 @@ print(ask(questions))
 # %% tags=["nbval-check-output"]
 def measured(right):
     """Of a list of true and false: the share of true, and the ends of its 95% interval."""
-    n, share, z = len(right), sum(right) / len(right), 1.96
+    n, z = max(1, len(right)), 1.96
+    share = sum(right) / n
     middle = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z * (share * (1 - share) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
     return share, max(0.0, middle - half), min(1.0, middle + half)
@@ -317,13 +318,15 @@ def show_curves(curves, ylabel):
     print("\n".join(described))
 
 
-show_curves(
-    {
-        "new labels": {k: accuracy(tasks, arrow, k) for k in (0, 1, 2, 4, 8)},
-        "natural labels": {k: accuracy(reviews, arrow, k) for k in (0, 1, 2, 4, 8)},
-    },
-    "share right",
-)
+import time
+
+new, natural, seconds = {}, {}, {}
+for k in (0, 1, 2, 4, 8):
+    start = time.perf_counter()
+    new[k] = accuracy(tasks, arrow, k)
+    seconds[k] = time.perf_counter() - start
+    natural[k] = accuracy(reviews, arrow, k)
+show_curves({"new labels": new, "natural labels": natural}, "share right")
 
 # %% [markdown]
 # The two curves tell different stories.
@@ -334,8 +337,15 @@ show_curves(
 # word.
 #
 # **Natural labels**: training has taught this task, so examples have little left to say. If few-shot does not help on a task of yours, that
-# is one possible reason. The other is that the examples are not read at all. How would you tell these two apart?
+# is one possible reason. The other is that the examples are not read at all. How would you tell these two apart? (Section 5 does.)
 #
+# Examples are not free. The model forgets them after each call, so each call sends and reads them again:
+
+# %%
+rows = [(k, f"{spent:.1f} s", f"{spent / seconds[0]:.1f} times") for k, spent in seconds.items()]
+view.table(rows, columns=["k", f"{TRIALS} prompts take", "of what k = 0 takes"])
+
+# %% [markdown]
 # ## 5. Who is in charge, the prompt or the memory?
 #
 # <img src="images/prompt-or-memory.svg" alt="Two boxes point to the next token: the prompt, with instructions, examples and context, new with every call; and the weights, the model's memory, what training left behind, the same in every call. The result is an answer: always one, known or not." width="760">
@@ -471,9 +481,9 @@ print(f"The six: from {min(six):.0%} to {max(six):.0%}, by punctuation and a few
 #
 # ## 7. Hallucination: an answer that nobody gave
 #
-# Figure above, right box: the model *always* answers. To go on with the next token is all it does; "I do not know" is just another text,
-# which has to be more probable than an invention to be written. An answer that is fluent and unfounded is called a
-# **hallucination**.
+# The figure of section 5 has a green box: the model *always* answers. To go on with the next token is all it does; "I do not know" is just
+# another text, which has to be more probable than an invention to be written. An answer that is fluent and unfounded is called
+# a **hallucination**.
 #
 # We ask about people who do not exist outside the prompt: first with a **context**, a text that holds the answer, then without.
 
@@ -712,8 +722,8 @@ view.table(wrong[:4], columns=["text", "answer"], caption="Some of them")
 # %% [markdown]
 # ### Principle 3: provide examples
 #
-# Sections 4 to 6 were about this one. In short: examples pay where the task is new to the model, a few are enough, balance and mix them, and
-# prefer those that show the border between the groups.
+# Sections 4 to 6 were about this one. In short: examples pay where the task is new to the model; see how many it takes; balance the groups and mix
+# the order; and count the cost, since every call reads them again.
 #
 # ### Principle 4: evaluate quality
 #
@@ -835,7 +845,7 @@ requests = [
     "Write the word 'lamp' backwards.",
 ]
 texts = ask(
-    [workshop.model.prompt(text) + "\n" for text in requests], stop="\n\n", max_new_tokens=40
+    [workshop.model.prompt(text) for text in requests], stop="\n\n", max_new_tokens=40
 )
 view.table(zip(requests, texts), columns=["request", "what the model writes"])
 
