@@ -615,6 +615,8 @@ view.table(rows, columns=["one layer", "extra start", *[f"ms for {name}" for nam
 # `code/inference.py` (with the Hugging Face image, or locally), or an LMI image with its own server.
 
 # %%
+import psutil
+
 on_cpu = {
     "float32": {"DTYPE": "float32"},
     "bfloat16": {"DTYPE": "bfloat16"},
@@ -627,14 +629,18 @@ on_gpu = {
     "one-at-a-time": {"DTYPE": "bfloat16", "MAX_BATCH_SIZE": "1"},
 }
 on_lmi = {
-    "bfloat16": {"OPTION_DTYPE": "bf16"},
-    "fp8": {"OPTION_DTYPE": "bf16", "OPTION_QUANTIZE": "fp8"},
-    "one-at-a-time": {"OPTION_DTYPE": "bf16", "OPTION_MAX_ROLLING_BATCH_SIZE": "1"},
+    "bfloat16": {"OPTION_DTYPE": "bfloat16"},
+    "fp8": {"OPTION_DTYPE": "bfloat16", "OPTION_QUANTIZE": "fp8"},
+    "one-at-a-time": {"OPTION_DTYPE": "bfloat16", "OPTION_MAX_ROLLING_BATCH_SIZE": "1"},
 }
 image = workshop.model.image if workshop.backend == "sagemaker" else "huggingface-cpu"
 settings = {"huggingface-cpu": on_cpu, "huggingface-gpu": on_gpu, "lmi": on_lmi}[image]
 standard = next(iter(settings))
 print(f"{len(settings)} variants for {image}: {', '.join(settings)}")
+if workshop.backend == "local":
+    needed = len(settings) * workshop.model.memory_needed(gpu=False) / 1e9
+    free = psutil.virtual_memory().available / 1e9
+    print(f"They need about {needed:.1f} GB of this machine's memory; {free:.1f} GB are free.")
 
 # %% [markdown]
 # On AWS each variant rents an instance of its own, so your quota must allow them all. If it does not, take lines out of the dictionary
@@ -867,15 +873,15 @@ def under_load(variant, callers, duration=1.5):
 # %%
 from statistics import quantiles
 
-clients = [1, 2, 4, 8, 16]
+clients, price = [1, 2, 4, 8, 16], workshop.model.price_per_hour
 curves = {name: [under_load(name, n) for n in clients] for name in (standard, "one-at-a-time")}
 rows = []
 for name, points in curves.items():
     for n, (throughput, waits, _) in zip(clients, points):
         slow = quantiles(waits, n=20)[-1] if len(waits) > 1 else waits[0]
-        rows.append(
-            (name, n, len(waits), f"{throughput:,.0f}", f"{median(waits):.1f}", f"{slow:.1f}")
-        )
+        dollars = f"{price / (throughput * 3600) * 1e6:.2f} USD" if price else ""
+        measures = f"{throughput:,.0f}", f"{median(waits):.1f}", f"{slow:.1f}"
+        rows.append((name, n, len(waits), *measures, dollars))
 view.table(
     rows,
     columns=[
@@ -885,7 +891,9 @@ view.table(
         "tokens/s",
         "ms per token, median",
         "95th percentile",
+        "a million tokens",
     ],
+    caption="The last column: at the price of the instance on AWS",
 )
 
 # %%
@@ -1160,7 +1168,6 @@ view.table(summary, columns=["technique", "gives", "costs"])
 # Several instances, so several prices: do not forget this cell.
 
 # %%
-price = workshop.model.price_per_hour
 if price is not None:
     print(f"On AWS: {len(variants)} x {price:.2f} = {len(variants) * price:.2f} USD per hour.")
 if KEEP:
