@@ -5,7 +5,7 @@
 #     language: python
 #     name: python3
 #   workshop:
-#     minutes: 45
+#     minutes: 50
 #     track: further
 # ---
 
@@ -27,7 +27,7 @@
 #
 # | | on your laptop | on AWS |
 # |---|---|---|
-# | **time** | about 45 minutes of reading, 2 of computing | an estimate: the same, and 10 minutes of waiting for the endpoint |
+# | **time** | about 50 minutes of reading, 2 of computing | an estimate: the same, and 10 minutes of waiting for the endpoint |
 # | **cost** | nothing | up to five rented computers while the endpoint exists: about 0.6 USD for half an hour |
 # | **you need** | this repository, set up by `make jupyter` | a role that may use SageMaker and S3, and a quota of five instances (section 6: or fewer) |
 #
@@ -1102,30 +1102,33 @@ view.table(
 # LMI has four more, which look stranger than they are. `OPTION_ROLLING_BATCH` is `disable` because DJL's own rolling batch is
 # the older way; in **async mode** every request goes straight to vLLM, which batches continuously by itself.
 # `SERVING_FAIL_FAST` ends the container when the model does not load, so that the endpoint fails at once with the reason in its
-# log. Here is the whole container of the 70B model, ready for `ContainerDefinition(**...)`:
+# log. Here are two whole containers, ready for `ContainerDefinition(**...)`: the 70B model with LMI, and the 7B model with the
+# vLLM image. (The latter speaks OpenAI's protocol, `prompt` and `max_tokens` instead of `inputs` and `parameters`.)
 
 # %%
 from shared.container_images import LMI, image_uri
 
-container = {"image": image_uri(LMI, workshop.region), "environment": seventy[1]}
-print(json.dumps(container, indent=2))
+lmi_image = image_uri(LMI, workshop.region)
+vllm_image = lmi_image.split("/")[0] + "/vllm:0.30.0-gpu-py312-cu130-ubuntu24.04-sagemaker"
+for container_image, environment in ((lmi_image, seventy[1]), (vllm_image, seven[2])):
+    print(json.dumps({"image": container_image, "environment": environment}, indent=2))
 
 # %% [markdown]
 # Four things that the table does not say:
 #
-# - **Driver.** This image is built with CUDA 13, which the default machine image of many instance types is too old for. Give the
-#   `ProductionVariant` an `inference_ami_version="al2023-ami-sagemaker-inference-gpu-4-1"`.
-# - **Patience.** 70 billion parameters are 140 GB to download: set `container_startup_health_check_timeout_in_seconds` to 1800 or
-#   more.
+# - **Driver.** These images are built with CUDA 13, and the default machine image of many instance types is too old for it. Give
+#   the `ProductionVariant` an `inference_ami_version="al2023-ami-sagemaker-inference-gpu-4-1"`, as this lab's catalogue does.
+# - **Patience.** 70 billion parameters are 140 GB to download: set `container_startup_health_check_timeout_in_seconds` to 1800
+#   or more.
 # - **Licence.** Llama is *gated*: accept its licence on the Hub, and give the container a `HF_TOKEN`.
-# - **fp8** multiplies in 8 bits on newer GPUs (L4, L40S, H100); an A10G (`ml.g5`) only stores in 8 bits and computes in 16. A
-#   model that is already stored in 4 bits (AWQ, GPTQ) needs no `QUANTIZE`: vLLM sees it in its files.
+# - **fp8** multiplies in 8 bits on newer GPUs (L4, L40S, H100); an A10G (`ml.g5`) only stores in 8 bits and computes in 16.
+#   Quantizing while loading makes every start slower; a model that is stored in 8 or 4 bits already (fp8, AWQ, GPTQ) is better,
+#   and needs no `QUANTIZE`: vLLM sees it in its files.
 #
-# `ml.g5.2xlarge` with LMI and a model of 8 billion parameters is in this lab's catalogue: `MODEL = "qwen3-8b"` on AWS runs
-# sections 6 and 7 of this notebook on it. The other settings of this section have not been run by us; the sums and the names
-# come from the models' configurations and the documentation of
-# [LMI](https://docs.djl.ai/master/docs/serving/serving/docs/lmi/user_guides/vllm_user_guide.html) and of the [vLLM
-# image](https://aws.github.io/deep-learning-containers/vllm/configuration/).
+# Nothing of this section has been run by us on AWS: the sums follow from the models' configurations, the names from the
+# documentation of [LMI](https://docs.djl.ai/master/docs/serving/serving/docs/lmi/user_guides/vllm_user_guide.html) and of the
+# [vLLM image](https://aws.github.io/deep-learning-containers/vllm/configuration/) (November 2026). To try LMI yourself, set
+# `MODEL = "qwen3-8b"` and `BACKEND = "sagemaker"`: sections 6 and 7 then measure it on `ml.g5.2xlarge` instances.
 #
 # ## 9. Which one when?
 #
