@@ -9,7 +9,7 @@ from random import Random
 from shared.pretraining.language import opinions
 from shared.pretraining.language.document import ANSWER, Document
 from shared.pretraining.language.frames import Group, listed, load, split
-from shared.pretraining.language.layouts import HEADERS, drawn_layout, usual_layout
+from shared.pretraining.language.layouts import HEADERS, Layout, drawn_layout, usual_layout
 from shared.pretraining.language.lexicon import LEXICON
 from shared.pretraining.language.templates import render
 from shared.pretraining.language.words import invented_name, invented_word
@@ -32,7 +32,7 @@ class Topic:
         """A sentence with one of the topic's words, in a frame of its own or in one that any topic has."""
         own = self.held_out_frames if held_out_frames else self.frames
         common = _ANY[held_out_frames]
-        frame = rng.choice(own if rng.random() < 0.5 else common)
+        frame = rng.choice(own if rng.random() < 0.6 else common)
         word = rng.choice(self.held_out_words if held_out_words else self.words)
         return render(frame, rng, {"w": word}, LEXICON)
 
@@ -72,6 +72,37 @@ def classification(rng: Random) -> Document:
     return document
 
 
+_NAMING = (
+    Layout("{t}\nSubject:", "\n\n"),
+    Layout("Text: {t}\nSubject:", "\n\n"),
+    Layout("{t} This is about", "\n"),
+    Layout("{t} Subject:", "\n"),
+)
+
+
+def naming(rng: Random) -> Document:
+    """Texts with the names of their topics: what the classes have in common is learned apart from reading examples."""
+    layout = rng.choice(_NAMING)
+    document: Document = []
+    for _ in range(rng.choice((1, 2, 4, 6))):
+        topic = rng.choice(list(TOPICS.values()))
+        text = rng.choice(topic.words) if rng.random() < 0.35 else topic.text(rng)
+        document += layout.example(text, topic.name, ANSWER)
+    return document
+
+
+def word_lists(rng: Random) -> Document:
+    """Words that belong together, without labels: here the held-out words are met too."""
+    lines = []
+    for topic in rng.sample(list(TOPICS.values()), rng.choice((1, 2, 3))):
+        words = rng.sample((*topic.words, *topic.held_out_words), rng.choice((2, 3, 4)))
+        words_listed = f"{', '.join(words[:-1])} and {words[-1]}"
+        lines.append(
+            rng.choice(("{n}: {w}.", "{w}: {n}.", "{w} belong together.")).format(n=topic.name, w=words_listed)
+        )
+    return [("\n".join(line[0].upper() + line[1:] for line in lines), 1)]
+
+
 def flipped(rng: Random) -> Document:
     """Reviews whose natural labels are exchanged: after one example the prompt, not the memory, tells the rest."""
     good, bad, _ = opinions.pick(rng, opinions.NATURAL_LABELS)
@@ -107,7 +138,7 @@ def _manner(frames: Group) -> Draw:
 
 
 def _labels(rng: Random, names: list[str]) -> list[str]:
-    kind = rng.choices(("invented", "Invented", "known", "mixed", "natural"), (42, 10, 28, 12, 8))[0]
+    kind = rng.choices(("invented", "Invented", "known", "mixed", "natural"), (32, 8, 40, 12, 8))[0]
     if kind == "natural":
         return names
     draws: dict[str, tuple[Callable[[], str], ...]] = {

@@ -121,7 +121,7 @@ def write_rows(tokenizer: Tokenizer, recipe: Recipe, path: Path) -> None:
     weights = np.zeros((recipe.steps, recipe.step_tokens), np.uint8)
     lengths = np.zeros(recipe.steps, np.uint16)
     packer = Packer(tokenizer, recipe, recipe.seed)
-    first = round(recipe.steps * recipe.early)
+    first = min(recipe.steps, recipe.early_steps)
     steps = chain(islice(packer.steps(early=True), first), islice(packer.steps(early=False), recipe.steps - first))
     for index, step in enumerate(tqdm(steps, total=recipe.steps, desc="data", unit="step", mininterval=1)):
         lengths[index], ids[index], weights[index] = step

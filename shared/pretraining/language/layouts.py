@@ -50,27 +50,15 @@ _LABEL_FIELDS = (
     "Meaning Key Rating Subject"
 ).split()
 _ARROWS = (
-    " ->",
-    " =>",
-    " =",
-    ":",
-    " -",
-    " |",
-    " --",
-    " >",
-    " ::",
-    " ...",
-    " is",
-    " means",
-    " goes to",
-    ",",
-    " -->",
-    " *",
+    *(" ->", " =>", " =", ":", " -", " |", " --", " >", " ::", " ...", ",", " -->", " *"),
+    *(" is", " means", " goes to"),
 )
-_PLAIN = ("", "")
+_SIGNS = "-=>:|*~+/#.@<%&"
 _WRAPPERS = (
-    _PLAIN, _PLAIN, _PLAIN, ('"', '"'), ("(", ")"), ("'", "'"), ("[", "]"), ("- ", ""), ("* ", ""), ("> ", ""),
-)  # fmt: skip
+    *[("", "")] * 6,
+    *(('"', '"'), ("(", ")"), ("'", "'"), ("[", "]"), ("<<", ">>"), ("{ ", " }"), ("~~", "~~")),
+    *(("- ", ""), ("* ", ""), ("> ", ""), ("++ ", "")),
+)
 _CLOSERS = ("This is", "The answer is", "It belongs to", "We call it", "I call this", "Its name is", "So it is")
 
 HELD_OUT_TEXT_FIELDS = ("Remark", "Entry", "Utterance", "Snippet")
@@ -92,6 +80,9 @@ def drawn_layout(rng: Random, *, held_out: bool = False) -> Layout:
         wrappers, closers = HELD_OUT_WRAPPERS, HELD_OUT_CLOSERS
     else:
         fields, labels, arrows, wrappers, closers = _TEXT_FIELDS, _LABEL_FIELDS, _ARROWS, _WRAPPERS, _CLOSERS
+        if rng.random() < 0.3:
+            sign = " " + "".join(rng.choices(_SIGNS, k=rng.choice((1, 2, 2, 3))))
+            arrows = (":" if sign in HELD_OUT_ARROWS else sign,)
     left, right = rng.choice(wrappers)
     end = rng.choice(("\n", "\n", "\n\n"))
     form = rng.choices(("arrow", "two lines", "one line", "closer"), (40, 30, 15, 15))[0]

@@ -6,7 +6,7 @@ from random import Random
 
 from shared.pretraining.language.document import ANSWER, Document
 from shared.pretraining.language.frames import Group, listed, load, split
-from shared.pretraining.language.layouts import Layout, drawn_layout, usual_layout
+from shared.pretraining.language.layouts import Layout, drawn_layout
 from shared.pretraining.language.lexicon import LEXICON
 from shared.pretraining.language.templates import pick, render
 
@@ -22,20 +22,21 @@ _REPLIES = tuple(_FILE[f"{name} replies"] for name in ("glad", "sorry"))
 
 NATURAL_LABELS = (
     ("positive", "negative", "neutral"),
-    ("positive", "negative", "neutral"),
     ("Positive", "Negative", "Neutral"),
     ("good", "bad", "mixed"),
     ("happy", "unhappy", "neither"),
 )
+_POSITIVE, _CAPITALS, _GOOD, _ = NATURAL_LABELS
+# A usual layout has labels of its own, so that without an example one answer is the likeliest.
 _NATURAL_LAYOUTS = (
-    Layout('Review: "{t}"\nThis review is', "\n\n"),
-    Layout("Review: {t}\nSentiment:", "\n\n"),
-    Layout('Review: "{t}"\nSentiment:', "\n\n"),
-    Layout("Review: {t}\nSentiment:", "\n"),
-    Layout("{t} ->", "\n"),
-    Layout("Text: {t}\nSentiment:", "\n\n"),
-    Layout("Text: {t}\nLabel:", "\n"),
-    Layout("Comment: {t}\nOpinion:", "\n"),
+    (Layout('Review: "{t}"\nThis review is', "\n\n"), _POSITIVE),
+    (Layout("Review: {t}\nSentiment:", "\n\n"), _POSITIVE),
+    (Layout('Review: "{t}"\nSentiment:', "\n\n"), _POSITIVE),
+    (Layout("{t} ->", "\n"), _POSITIVE),
+    (Layout("Review: {t}\nSentiment:", "\n"), _POSITIVE),
+    (Layout("Text: {t}\nSentiment:", "\n\n"), _POSITIVE),
+    (Layout("Text: {t}\nLabel:", "\n"), _CAPITALS),
+    (Layout("Comment: {t}\nOpinion:", "\n"), _GOOD),
 )
 
 
@@ -64,8 +65,9 @@ def review(
 
 def reviews(rng: Random) -> Document:
     """One to eight reviews in one layout, each followed by its natural label."""
-    layout = pick(rng, _NATURAL_LAYOUTS) if rng.random() < 0.75 else rng.choice((usual_layout, drawn_layout))(rng)
-    labels = pick(rng, NATURAL_LABELS)
+    layout, labels = pick(rng, _NATURAL_LAYOUTS)
+    if rng.random() < 0.2:
+        layout, labels = drawn_layout(rng), pick(rng, NATURAL_LABELS)
     classes = (3, (45, 45, 10)) if rng.random() < 0.4 else (2, (50, 50))
     document: Document = []
     for _ in range(rng.choice((1, 1, 2, 3, 4, 6))):

@@ -13,10 +13,11 @@ class Recipe:
     """How the model is made. Sizes are in tokens and steps; rates are per step.
 
     A step is `step_tokens` tokens, in rows of `row` tokens; documents that are longer get steps with rows of `context`.
-    The first `early` of the steps have the mixture's early shares.
+    The first `early_steps` have the mixture's early shares.
 
     The matrices inside the layers are trained by Muon (https://kellerjordan.github.io/posts/muon/), the rest by AdamW.
     Both rates rise over `warmup` steps, stay until `constant` of all steps are done, and fall linearly to nothing.
+    Without `weight_decay` the residual stream grows by a factor of hundreds, and binding by attention is not learned.
     """
 
     seed: int = 1
@@ -28,15 +29,16 @@ class Recipe:
     intermediate: int = 512
     context: int = 512
     rope_theta: float = 10_000.0
-    steps: int = 9_000
+    steps: int = 7_000
     step_tokens: int = 4096
     row: int = 256
     parts: int = 2
-    early: float = 0.1
-    muon_rate: float = 0.02
-    adamw_rate: float = 3e-3
+    early_steps: int = 600
+    muon_rate: float = 0.012
+    weight_decay: float = 0.1
+    adamw_rate: float = 2e-3
     warmup: int = 50
-    constant: float = 0.3
+    constant: float = 0.1
     checkpoint_every: int = 250
 
     def __post_init__(self):

@@ -34,8 +34,10 @@ class Trainer:
         inner = [p for name, p in self.model.named_parameters() if p.ndim == 2 and "embed" not in name]
         rest = [p for name, p in self.model.named_parameters() if p.ndim != 2 or "embed" in name]
         self.optimizers = [
-            torch.optim.Muon(inner, lr=recipe.muon_rate, weight_decay=0.0, momentum=0.95, adjust_lr_fn="original"),
-            torch.optim.AdamW(rest, lr=recipe.adamw_rate, betas=(0.9, 0.95), weight_decay=0.0),
+            torch.optim.Muon(
+                inner, lr=recipe.muon_rate, weight_decay=recipe.weight_decay, momentum=0.95, adjust_lr_fn="original"
+            ),
+            torch.optim.AdamW(rest, lr=recipe.adamw_rate, betas=(0.9, 0.99), weight_decay=0.0),
         ]
         self.rates = [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
         self.threads = threads if device == "cpu" else 1
