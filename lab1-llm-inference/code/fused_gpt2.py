@@ -33,9 +33,9 @@ class FusedGPT2Block(GPT2Block):
         """One pass; arguments as of `FusedLlamaLayer.step`."""
         rows, columns, size = hidden.shape
         states = self.query_key_value(self.attention_norm(hidden))
-        states = states.view(rows, columns, 3 * self.heads, size // self.heads).transpose(1, 2)
+        states = states.float().view(rows, columns, 3 * self.heads, size // self.heads).transpose(1, 2)
         attended = attend(*states.chunk(3, 1), mask, cache, self.layer_index, self.scale)
-        hidden = self.attention_output(attended).add_(hidden)
+        hidden = self.attention_output(attended.to(hidden.dtype)).add_(hidden)
         return self.down(self.activation(self.up(self.mlp_norm(hidden)))).add_(hidden)
 
 

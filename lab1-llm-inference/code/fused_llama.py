@@ -41,12 +41,13 @@ class FusedLlamaLayer(LlamaDecoderLayer):
         rows, columns, size = hidden.shape
         heads, keys = self.query_heads, self.key_heads
         normed = F.rms_norm(hidden, (size,), self.attention_norm, self.epsilon)
-        states = self.query_key_value(normed).view(rows, columns, heads + 2 * keys, self.head_size).transpose(1, 2)
+        states = self.query_key_value(normed).float()
+        states = states.view(rows, columns, heads + 2 * keys, self.head_size).transpose(1, 2)
         rotated, value = states.split((heads + keys, keys), dim=1)
         rotated = (rotated * cos).add_(rotated.roll(self.head_size // 2, -1).mul_(sin))
         query, key = rotated.split((heads, keys), dim=1)
         attended = attend(query, key, value, mask, cache, self.layer_index, self.scale)
-        hidden = self.attention_output(attended).add_(hidden)
+        hidden = self.attention_output(attended.to(hidden.dtype)).add_(hidden)
         normed = F.rms_norm(hidden, (size,), self.mlp_norm, self.epsilon)
         gate, up = self.gate_up(normed).chunk(2, -1)
         return self.down(F.silu(gate).mul_(up)).add_(hidden)

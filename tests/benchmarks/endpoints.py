@@ -43,18 +43,19 @@ class LocalSageMaker:
         config = Config(retries={"total_max_attempts": 1}, read_timeout=120, max_pool_connections=64)
         return self.session.client(service, endpoint_url=self.url, config=config)
 
-    def prepare(self, name: str, weights: Path | None, code: Path) -> None:
+    def prepare(self, name: str, weights: Path | None, code: Path, environment: dict[str, str] | None = None) -> None:
         """Upload a model archive and create the model and the endpoint configuration `name`.
 
         Args:
             weights: folder whose files lie at the top of the archive, or None.
             code: `inference.py` by another name, or a folder that becomes `code/`.
+            environment: variables of the container, beside the number of threads.
         """
         self._s3.upload_fileobj(_archive(weights, code), self._bucket, f"{name}/model.tar.gz")
         container = {
             "Image": IMAGE,
             "ModelDataUrl": f"s3://{self._bucket}/{name}/model.tar.gz",
-            "Environment": {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]},
+            "Environment": {"OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"]} | (environment or {}),
         }
         self.sagemaker.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=self._role)
         variant = {"VariantName": "AllTraffic", "ModelName": name, "InstanceType": "ml.c6i.large"}

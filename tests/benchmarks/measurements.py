@@ -1,8 +1,11 @@
 """What is measured. Each function returns a `Table`; A and B take turns, each figure is a median over the rounds."""
 
+import os
 import re
 import sys
+import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -38,6 +41,47 @@ def throughput(
         table.add(
             clients, f"{median(speeds['ours']):.0f}", f"{median(speeds['other']):.0f}", f"{ratio:.2f}", f"{target}"
         )
+    return table
+
+
+def against_openvino(server: LocalSageMaker, weights: Path, folder: Path, rounds: int) -> Table:
+    """The endpoint against OpenVINO GenAI in this process, which needs no server, in the same precision."""
+    from tests.benchmarks.openvino_engine import PRECISIONS, OpenVINOEngine, convert
+
+    table = Table(
+        "Against OpenVINO GenAI's continuous batching in this process (no server, no text)",
+        ["precision", "clients", "tokens/s, endpoint", "tokens/s, OpenVINO", "ratio", "wanted"],
+    )
+    converted = {int8: convert(weights, folder / f"openvino-{int8}", int8) for int8 in (False, True)}
+    threads = int(os.environ["OMP_NUM_THREADS"])
+    for precision in PRECISIONS:
+        name = f"openvino-{precision}"
+        server.prepare(name, weights, CODE, {"DTYPE": precision})
+        server.create_endpoint(name)
+        engine = OpenVINOEngine(converted[precision == "int8"], precision, threads)
+
+        def endpoint(batch: list[str], clients: int, name=name) -> float:
+            send = partial(server.generate, name, max_new_tokens=NEW_TOKENS)
+            return load.requests_per_second(send, batch, clients)
+
+        def library(batch: list[str], clients: int, engine=engine) -> float:
+            start = time.perf_counter()
+            for first in range(0, len(batch), clients):
+                engine.generate(batch[first : first + clients])
+            return len(batch) / (time.perf_counter() - start)
+
+        for clients in (1, 8):
+            speeds: list[tuple[float, float]] = []
+            for turn in range(rounds + 1):
+                batch = prompts(clients * _REQUESTS[clients], seed=1000 * clients + turn)
+                order = (endpoint, library) if turn % 2 == 0 else (library, endpoint)
+                measured = {measure: NEW_TOKENS * measure(batch, clients) for measure in order}
+                speeds.append((measured[endpoint], measured[library]))
+            ours, theirs = (median(column) for column in zip(*speeds[1:], strict=True))
+            ratio = median(a / b for a, b in speeds[1:])
+            table.add(precision, clients, f"{ours:.0f}", f"{theirs:.0f}", f"{ratio:.2f}", "0.8")
+        server.sagemaker.delete_endpoint(EndpointName=name)
+        del engine
     return table
 
 

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from tests.benchmarks import __main__ as command
-from tests.benchmarks import load, model, report
+from tests.benchmarks import load, model, openvino_engine, report
 
 
 def test_help_names_the_parts(capsys):
@@ -52,3 +52,10 @@ def test_tables_are_written_for_people_and_programs(tmp_path):
     assert path.read_text() == ("a machine\n\n**Speed**\n\n| clients | ratio |\n| --- | --- |\n| 8 | 3.1 |\n\na note\n")
     assert json.loads((tmp_path / "out" / "bench.json").read_text())["tables"][0]["rows"] == [["8", "3.1"]]
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["bench.json", "bench.md"]
+
+
+def test_where_openvino_is_absent_the_part_says_how_to_get_it(monkeypatch):
+    monkeypatch.setattr(openvino_engine.importlib.util, "find_spec", lambda name: None if name == "nncf" else object())
+    assert openvino_engine.why_not().startswith("nncf not installed. It is optional")
+    monkeypatch.setattr(openvino_engine.importlib.util, "find_spec", lambda name: object())
+    assert openvino_engine.why_not() is None

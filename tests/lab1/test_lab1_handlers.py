@@ -8,6 +8,7 @@ import sys
 import types
 from pathlib import Path
 
+import fused_layers
 import inference
 import model_loading
 import packed_linear
@@ -15,7 +16,14 @@ import pytest
 import quantized_linear
 import torch
 from toolkit_calls import CODE, call_as_the_toolkit_does
-from transformers import GPT2LMHeadModel, LlamaForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+)
 from transformers.pytorch_utils import Conv1D
 
 
@@ -216,6 +224,39 @@ def test_packed_layers_compute_what_the_plain_ones_do(model_dirs, architecture, 
     ids = torch.randint(0, 300, (3, 17), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
         torch.testing.assert_close(packed(ids).logits, plain(ids).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_fused_layers_compute_what_the_plain_ones_do(model_dirs, architecture):
+    """By the model's own forward pass, with hidden states, and by the short one: read, then one more token."""
+    plain, fused = (AutoModelForCausalLM.from_pretrained(model_dirs[architecture]).eval() for _ in range(2))
+    assert fused_layers.fuse_layers(fused.requires_grad_(False))
+    ids = torch.randint(0, 300, (3, 17), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[1, :5] = 0
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.inference_mode():
+        expected = plain(ids, attention_mask=mask, position_ids=positions, output_hidden_states=True)
+        got = fused(ids, attention_mask=mask, position_ids=positions, output_hidden_states=True)
+        seen = mask.bool()
+        torch.testing.assert_close(got.logits[seen], expected.logits[seen], rtol=1e-4, atol=1e-4)
+        assert len(got.hidden_states) == len(expected.hidden_states)
+        cache = DynamicCache()
+        read = fused.fused_forward(ids[:, :-1], positions[:, :-1], mask[:, :-1], cache)
+        torch.testing.assert_close(read, expected.logits[:, -2], rtol=1e-4, atol=1e-4)
+        step = fused.fused_forward(ids[:, -1:], positions[:, -1:], mask, cache)
+        torch.testing.assert_close(step, expected.logits[:, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_architectures_without_fused_layers_keep_their_own(generators):
+    fused = {name: hasattr(generator.engine._model, "fused_forward") for name, generator in generators.items()}
+    assert fused == {"llama": True, "gpt2": True, "gptj": False, "mistral": False}
+
+
+def test_layers_that_are_not_quite_known_stay(model_dirs):
+    model = GPT2LMHeadModel.from_pretrained(model_dirs["gpt2"], add_cross_attention=True)
+    assert not fused_layers.fuse_layers(model)
+    assert not fused_layers.fuse_layers(LlamaForCausalLM.from_pretrained(model_dirs["llama"], hidden_act="gelu"))
 
 
 def test_layers_stay_plain_where_packing_is_missing_or_wrong(model_dirs, monkeypatch):
