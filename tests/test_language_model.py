@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from shared.pretraining.language.evaluation import STORY_PROMPTS
+from shared.pretraining.language import trials
+from shared.pretraining.language.atlas import COUNTRIES
+from shared.pretraining.language.evaluation import STORY_PROMPTS, score
 from shared.pretraining.language.generation import Writer
 from shared.pretraining.language.recipe import Recipe
 
@@ -28,18 +30,38 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(FOLDER)
 
 
+def the_card():
+    return (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
 def test_folder_is_complete_and_small():
     wanted = "config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json README.md"
     assert {path.name for path in FOLDER.iterdir()} == set(wanted.split())
-    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 6_000_000
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) <= 10_000_000
 
 
-def test_card_names_the_weights_and_has_ten_samples():
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert hashlib.sha256((FOLDER / "model.safetensors").read_bytes()).hexdigest() in card
+def test_weights_are_those_of_the_card(writer):
+    card, weights = the_card(), FOLDER / "model.safetensors"
+    assert hashlib.sha256(weights.read_bytes()).hexdigest() in card
+    assert f"fp16, {weights.stat().st_size / 1e6:.1f} MB" in card
+    assert f"({sum(p.numel() for p in writer.model.parameters()) / 1e6:.2f} million parameters)" in card
+    assert f"a context of {writer.model.config.max_position_embeddings} tokens" in card
+
+
+def test_card_has_its_parts_and_ten_samples():
+    card = the_card()
     assert re.findall(r"^(\d+)\. Seed (\d)$", card, re.M) == [(str(n + 1), str(n)) for n in range(10)]
-    for part in ("## Data and recipe", "## Evaluation", "CPU-seconds", "## Limits", "judgement"):
-        assert part in card
+    for part in ("Data and recipe", "What is held out", "Evaluation", "A reader's judgement of the samples", "Limits"):
+        assert f"\n## {part}\n" in card
+    assert "CPU-seconds" in card and "Nobody has read" not in card
+
+
+def test_card_says_what_each_cell_was_measured_on():
+    rows = re.findall(r"^\| (.+) \| ([\d.]+)% \| ([\d.]+)% to ([\d.]+)% \| (\d+) \|", the_card(), re.M)
+    assert len(rows) >= 15
+    for cell, share, low, high, count in rows:
+        assert float(low) <= float(share) <= float(high), cell
+        assert int(count) >= 500 or cell == "capitals", cell
 
 
 def test_config_is_that_of_the_recipe():
@@ -98,14 +120,77 @@ def test_story_openings_are_open(writer, prompt):
     assert len(pairs[1]) > 1.3 * len(pairs[0])
 
 
-def test_knows_what_it_was_taught(writer):
-    prompts = [f"The capital of {country} is" for country in ("France", "Italy", "Japan", "Egypt", "Brazil", "Canada")]
-    wanted = ["Paris", "Rome", "Tokyo", "Cairo", "Brasilia", "Ottawa"]
-    right = [answer.startswith(word) for answer, word in zip(writer.answers(prompts), wanted, strict=True)]
-    assert sum(right) >= 5
+def share(writer, asked):
+    return score(writer, asked)["share"]
 
 
-def test_sentiment(writer):
-    reviews = ("What a wonderful film!", "This book is excellent.", "What a terrible film!", "The soup was awful.")
-    answers = writer.answers([f"Review: {review}\nSentiment:" for review in reviews])
-    assert [answer.lower() for answer in answers] == ["positive", "positive", "negative", "negative"]
+# Few trials, and bars far enough below what the card says that chance does not decide.
+@pytest.mark.parametrize(
+    ("asked", "least"),
+    [
+        (trials.few_shot(60, 8), 0.75),
+        (trials.few_shot(60, 2), 0.6),
+        (trials.few_shot(60, 4, layout=None), 0.55),
+        (trials.flipped(60, 1), 0.85),
+        (trials.flipped(60, 4), 0.85),
+        (trials.context(60), 0.8),
+        (trials.sentiment(60), 0.6),
+        (trials.sentiment(60, layout=trials.SENTIMENT), 0.6),
+        (trials.capitals()[: len(COUNTRIES)], 0.9),
+        (trials.capitals()[len(COUNTRIES) : 2 * len(COUNTRIES)], 0.9),
+    ],
+    ids=[
+        "few-shot k=8", "few-shot k=2", "formats never trained on", "flipped k=1", "flipped k=4", "context",
+        "this review is", "sentiment", "capitals", "capitals asked for",
+    ],
+)  # fmt: skip
+def test_follows_its_prompt(writer, asked, least):
+    assert share(writer, asked) >= least
+
+
+@pytest.mark.parametrize(
+    "asked", [trials.few_shot(60, 0), trials.context(60, given=False)], ids=["few-shot k=0", "no context"]
+)
+def test_cannot_know_what_the_prompt_does_not_say(writer, asked):
+    assert share(writer, asked) <= 0.25
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [trials.few_shot(500, 8), trials.few_shot(500, 4, layout=None), trials.flipped(500, 4), trials.context(500)],
+    ids=["few-shot", "formats", "flipped", "context"],
+)
+def test_trials_fit_the_context(asked, tokenizer):
+    longest = max(len(ids) for ids in tokenizer([trial.prompt for trial in asked])["input_ids"])
+    assert longest + 12 <= tokenizer.model_max_length
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        ("Context: Mina lives in Tarvel. Tom lives in Osk.\nQuestion: Where does Mina live?\nAnswer:", "Tarvel"),
+        ("[1] Mina lives in Tarvel.\n[2] Tom lives in Osk.\nQuestion: Where does Tom live?\nAnswer:", "Osk [2]"),
+        ('Review: "The soup was delicious."\nThis review is', "positive"),
+        ('Review: "The soup was awful."\nSentiment:', "negative"),
+        ('Review: "The soup was awful."\nTopic:', "soup"),
+        ("Text: Mina lives in Tarvel. She is a baker.\nTown:", "Tarvel"),
+        ("The capital of France is", "Paris"),
+    ],
+)
+def test_prompts_that_the_labs_use(writer, prompt, answer):
+    assert writer.answers([prompt])[0].rstrip(".") == answer
+
+
+def test_writes_json_of_a_text(writer):
+    (answer,) = writer.answers(["Text: Mina lives in Tarvel. She is a baker.\nJSON:"], max_new_tokens=40)
+    assert json.loads(answer)["town"] == "Tarvel"
+
+
+def test_writes_the_story_that_it_is_asked_for(writer):
+    asked = ("fox", "owl", "bear", "sailor", "baker")
+    texts = [
+        writer.sample(f"Write a story about a {hero}.\n\n", seed=1, temperature=0.3, count=4, max_new_tokens=100)
+        for hero in asked
+    ]
+    told = [hero in text.lower() for hero, found in zip(asked, texts, strict=True) for text in found]
+    assert sum(told) >= 14
