@@ -922,8 +922,8 @@ else:
 #
 # **Exercises**
 #
-# 1. *Direction, again.* Ask for `Write a sad story about ...` and `Write a happy story about ...`, write a function that scores the ending, and measure whether the
-#    model follows.
+# 1. *Direction, again.* Ask for a story about a girl named Rosa and a thing: how often does the name come, and how often the thing? Then ask for a *sad* story.
+#    Does the model follow? Decide first how you will measure it.
 # 2. *Three groups.* Extend section 4 to three topics. What is the share right by chance, and how many examples does it take now?
 # 3. *Your own layout.* Write a seventh layout for section 6 and guess its place before you run it.
 #
