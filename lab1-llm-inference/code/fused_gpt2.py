@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 from fused_attention import attend, score_mask
+from packed_linear import PackedLinear
 from torch import nn
 from torch.nn import functional as F
 from transformers import GPT2LMHeadModel
@@ -22,8 +23,8 @@ class FusedGPT2Block(GPT2Block):
         self.query_key_value, self.attention_output = attention.c_attn, attention.c_proj
         self.up, self.down = block.mlp.c_fc, block.mlp.c_proj
         # Transformers takes eight operations for the usual one.
-        usual = attention.config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
-        self.activation = partial(F.gelu, approximate="tanh") if usual else block.mlp.act
+        self.tanh_gelu = attention.config.activation_function in ("gelu_new", "gelu_pytorch_tanh")
+        self.activation = partial(F.gelu, approximate="tanh") if self.tanh_gelu else block.mlp.act
 
     def forward(self, hidden_states, past_key_values=None, attention_mask=None, *_, **__):
         """As transformers calls it."""
@@ -36,7 +37,12 @@ class FusedGPT2Block(GPT2Block):
         states = states.float().view(rows, columns, 3 * self.heads, size // self.heads).transpose(1, 2)
         attended = attend(*states.chunk(3, 1), mask, cache, self.layer_index, self.scale)
         hidden = self.attention_output(attended.to(hidden.dtype)).add_(hidden)
-        return self.down(self.activation(self.up(self.mlp_norm(hidden)))).add_(hidden)
+        normed = self.mlp_norm(hidden)
+        if self.tanh_gelu and isinstance(self.up, PackedLinear):
+            raised = self.up(normed, tanh_gelu=True)
+        else:
+            raised = self.activation(self.up(normed))
+        return self.down(raised).add_(hidden)
 
 
 def fuse(model: GPT2LMHeadModel) -> bool:

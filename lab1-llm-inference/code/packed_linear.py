@@ -25,8 +25,10 @@ class PackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous())
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, "none", [], "")
+    def forward(self, inputs: torch.Tensor, tanh_gelu: bool = False) -> torch.Tensor:
+        """The product, or GELU of it in its tanh approximation, without another pass through memory."""
+        after = ("gelu", [], "tanh") if tanh_gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(inputs, self._weight, self.bias, *after)
 
 
 def pack_linear_layers(model: nn.Module, int8: bool = False) -> int:

@@ -7,7 +7,9 @@ https://docs.openvino.ai/2025/openvino-workflow/running-inference/stateful-model
 
 import importlib.util
 import json
+import logging
 import threading
+import warnings
 from pathlib import Path
 
 from tests.benchmarks.model import NEW_TOKENS
@@ -83,6 +85,7 @@ def convert(model_folder: Path, folder: Path, int8: bool = False) -> Path:
     if int8:
         import nncf
 
+        logging.getLogger("nncf").setLevel(logging.ERROR)
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
     ov.save_model(model, folder / "openvino_model.xml", compress_to_fp16=False)
     for part, name in zip(
@@ -111,7 +114,9 @@ def _stateful(model_folder: Path):
     size = config.hidden_size // heads
     states = [f"{index}.{kind}" for index in range(config.num_hidden_layers) for kind in ("key", "value")]
     example = (torch.ones(2, 3).long(), torch.ones(2, 8).long(), torch.arange(5, 8).repeat(2, 1))
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        # Tracing warns of every value that it takes as a constant; here they are constants.
+        warnings.simplefilter("ignore")
         past = [torch.zeros(2, heads, 5, size) for _ in states]
         graph = ov.convert_model(_traceable(source), example_input=(*example, *past))
     inputs = ["input_ids", "attention_mask", "position_ids", *(f"past_key_values.{state}" for state in states)]
