@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from shared.pretraining.language.atlas import COUNTRIES
 from shared.pretraining.language.evaluation import STORY_PROMPTS, score
 from shared.pretraining.language.generation import Writer
 from shared.pretraining.language.recipe import Recipe
+from shared.pretraining.language.words import invented_word
 
 FOLDER = Path(__file__).parent.parent / "shared" / "models" / "language"
 
@@ -165,20 +167,24 @@ def test_trials_fit_the_context(asked, tokenizer):
     assert longest + 12 <= tokenizer.model_max_length
 
 
-@pytest.mark.parametrize(
-    ("prompt", "answer"),
-    [
-        ("Context: Mina lives in Tarvel. Tom lives in Osk.\nQuestion: Where does Mina live?\nAnswer:", "Tarvel"),
-        ("[1] Mina lives in Tarvel.\n[2] Tom lives in Osk.\nQuestion: Where does Tom live?\nAnswer:", "Osk [2]"),
-        ('Review: "The soup was delicious."\nThis review is', "positive"),
-        ('Review: "The soup was awful."\nSentiment:', "negative"),
-        ('Review: "The soup was awful."\nTopic:', "soup"),
-        ("Text: Mina lives in Tarvel. She is a baker.\nTown:", "Tarvel"),
-        ("The capital of France is", "Paris"),
-    ],
-)
-def test_prompts_that_the_labs_use(writer, prompt, answer):
-    assert writer.answers([prompt])[0].rstrip(".") == answer
+def test_held_out_words_are_several_tokens_long(tokenizer):
+    rng = Random(1)
+    lengths = [len(tokenizer(f" {invented_word(rng, held_out=True)}")["input_ids"]) for _ in range(1000)]
+    assert sum(length > 1 for length in lengths) > 900
+
+
+def test_prompts_that_the_labs_use(writer):
+    expected = {
+        "Context: Mina lives in Tarvel. Tom lives in Osk.\nQuestion: Where does Mina live?\nAnswer:": "Tarvel",
+        "[1] Mina lives in Tarvel.\n[2] Tom lives in Osk.\nQuestion: Where does Tom live?\nAnswer:": "Osk [2]",
+        'Review: "The soup was delicious."\nThis review is': "positive",
+        'Review: "The soup was awful."\nSentiment:': "negative",
+        'Review: "The soup was awful."\nTopic:': "soup",
+        "Text: Mina lives in Tarvel. She is a baker.\nTown:": "Tarvel",
+        "The capital of France is": "Paris",
+    }
+    answers = [answer.rstrip(".") for answer in writer.answers(list(expected))]
+    assert sum(given == wanted for given, wanted in zip(answers, expected.values(), strict=True)) >= 6, answers
 
 
 def test_writes_json_of_a_text(writer):

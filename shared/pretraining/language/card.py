@@ -147,7 +147,7 @@ def _mixture(recipe: Recipe) -> str:
 
 def _held_out() -> str:
     """What the files of words and frames hold back, counted."""
-    adjectives = sum(len(kept_back) for _, kept_back in opinions.WORDS)
+    adjectives = sum(len(kept_back) for _, kept_back in opinions.WORDS[:2])
     topic_words = sum(len(topic.held_out_words) for topic in TOPICS.values())
     topic_frames = sum(len(topic.held_out_frames) for topic in TOPICS.values())
     relations = sum(len(r.held_out_statements) + len(r.held_out_questions) for r in RELATIONS.values())
@@ -159,7 +159,7 @@ def _held_out() -> str:
         f"- {topic_frames} frames of {len(TOPICS)} topics, and those that any topic has; {relations} statements and "
         f"questions of {len(RELATIONS)} relations between people, places and things; the frames of praise and blame "
         f"that the trials use. No text of the classification, opinions and reading kinds has them.\n"
-        f"- {adjectives} adjectives of praise, blame and neither, which no labelled review contains, and {topic_words} "
+        f"- {adjectives} adjectives of praise and blame, which no labelled review contains, and {topic_words} "
         f"words of the topics, which no text to be classified or named by its topic has as its topic word. All are met "
         f"elsewhere, or nobody could know their meaning: in talk (`... are words for good things`, dialogue, "
         f"letters) and in lists (`fruit: plums and figs`).\n"
