@@ -122,9 +122,9 @@ def skills(writer: Writer, trials_per_cell: int) -> list[dict]:
 
 
 def score(writer: Writer, asked: list[Trial]) -> dict:
-    """How many answers are right: `right`, `trials`, `share`, and `low` and `high` of its 95% interval."""
+    """How many answers are right up to a full stop: `right`, `trials`, `share`, and `low` and `high` of its interval."""
     answers = writer.answers([trial.prompt for trial in asked])
-    right = sum(given.rstrip(".") == trial.answer for given, trial in zip(answers, asked, strict=True))
+    right = sum(given.partition(".")[0].strip() == trial.answer for given, trial in zip(answers, asked, strict=True))
     low, high = wilson(right, len(asked))
     return {"right": right, "trials": len(asked), "share": right / len(asked), "low": low, "high": high}
 
