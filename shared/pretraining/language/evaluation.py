@@ -122,7 +122,7 @@ def skills(writer: Writer, trials_per_cell: int) -> list[dict]:
 
 
 def score(writer: Writer, asked: list[Trial]) -> dict:
-    """How many answers are right up to a full stop: `right`, `trials`, `share`, and `low` and `high` of its interval."""
+    """How many answers are right up to a full stop: `right`, `trials`, `share`, its interval from `low` to `high`."""
     answers = writer.answers([trial.prompt for trial in asked])
     right = sum(given.partition(".")[0].strip() == trial.answer for given, trial in zip(answers, asked, strict=True))
     low, high = wilson(right, len(asked))
