@@ -11,7 +11,7 @@ from matters import ANSWERS, FEAST, FEASTS, MEN, RESIDENT, SHOP, SHOPS, WOMEN, M
 
 FOLDER = Path(__file__).parent
 SEED = 3
-FACTS_PER_RESIDENT = (3, 4)
+FACTS_PER_RESIDENT = (2, 3, 3)
 ANSWERED = {"same words": 130, "other words": 130, "misspelt": 130}
 UNANSWERABLE = 100
 _ALIKE = ("home", "childhood")  # who was told one might be said to know the other
@@ -70,7 +70,7 @@ def documents(rng: Random) -> tuple[dict[str, str], list[Fact]]:
     for file, members in groups.items():
         text = ""
         for about, known in members:
-            count = rng.choice(FACTS_PER_RESIDENT) if known is RESIDENT else len(known)
+            count = rng.choice(FACTS_PER_RESIDENT) if known is RESIDENT else 3
             matters = rng.sample(known, count)
             paragraph, found = entry(rng, about, matters, file, len(text))
             text += paragraph + "\n\n"

@@ -113,13 +113,13 @@ RESIDENT = (
         ("Which thing belongs to {n}?", "What object does {n} have?"),
     ),
     Matter(
-        "market day",
-        "weekday",
+        "colour",
+        "colour",
         (
-            ("{n} goes to the market on {a}.", "When does {n} go to the market?"),
-            ("{n} comes to the market on {a}.", "On which day does {n} come to the market?"),
+            ("{p} favourite colour is {a}.", "What is the favourite colour of {n}?"),
+            ("{n} likes the colour {a}.", "Which colour does {n} like?"),
         ),
-        ("On what weekday does {n} go shopping?", "Which day is market day for {n}?"),
+        ("What colour does {n} like best?", "In which colour should we paint the door of {n}?"),
     ),
 )
 
@@ -128,35 +128,30 @@ SHOP = (
     Matter("goods", "goods", (("{n} sells {a}.", "What does {n} sell?"),), ("What can one buy at {n}?",)),
     Matter("owner", "resident", (("{n} belongs to {a}.", "To whom does {n} belong?"),), ("Who owns {n}?",)),
     Matter(
-        "closed", "weekday", (("{n} is closed on {a}.", "On which day is {n} closed?"),), ("When is {n} not open?",)
+        "closed", "weekday", (("{n} is closed on {a}.", "When is {n} closed?"),), ("On which day is {n} not open?",)
     ),
 )
 
 FEAST = (
-    Matter("feast's month", "month", (("{n} is held in {a}.", "When is {n} held?"),), ("In which month is {n}?",)),
+    Matter("month", "month", (("{n} is held in {a}.", "When is {n} held?"),), ("In which month is {n}?",)),
     Matter(
-        "feast's town",
+        "place",
         "town",
         (("{n} takes place in {a}.", "Where does {n} take place?"),),
-        ("In which town can people go to {n}?",),
+        ("To which town must one go for {n}?",),
     ),
     Matter("leader", "resident", (("{n} is led by {a}.", "Who leads {n}?"),), ("Which person is the head of {n}?",)),
-    Matter(
-        "meal", "food", (("People eat {a} at {n}.", "What do people eat at {n}?"),), ("What food is there at {n}?",)
-    ),
 )
 
 WOMEN = """
-Anona Arela Bereta Brenmona Cadiria Calela Calira Cordida Dallida Derbasa Eldala Elgosa Ellania Errota Ervala
-Falrola Fenlala Fervala Gildana Haldasa Halmana Havdina Hedrosa Idgola Idrita Ilola Isrira Jalrosa Jorvata
-Juntira Kalolia Korvara Lineta Linora Maldinia Mornata Nalita Nevina Odelia Odtala Orina Paldita Perilia
-Quindara Rosera Selsasa Talmosa Ulmovia
+Bithe Bokse Cheske Dorpo Dulba Fimlo Fispi Gamhoso Genose Gomre Haski Hirga Jebruli Ketje Kishihi Kopega Kotna
+Krelro Lukli Lulgu Mabro Melbo Momge Mutme Nargi Nethi Nibihe Posku Railwa Rasti Rikre Rumvi Saiwe Sendeto
+Sepoki Sheme Solpu Spirfu Stange Stenru Tenle Tesvore Thifu Trejeve Vormo Wesja Wirkini Wotro
 """.split()
 MEN = """
-Artil Baliben Balsar Berbamir Caldan Cordabor Dalrin Dororin Ellarin Elnaldo Ertan Falnan Fenviric Fernel
-Gilmadon Gilolan Hedtar Iderin Idmar Ilmol Iseric Jalon Jorneldo Kalbar Kergomir Linvin Malidan Meroldo Moren
-Nevdaric Normarin Odnen Oladan Ortarin Palmoric Perildo Poldan Quinen Ravmor Renror Rosnan Selval Sordildo
-Tamtarin Torman Valnel Vinmon Zanval
+Berart Bikber Boldor Bondom Chinus Dakbort Dasnen Dilwin Diror Drojok Dukrul Fahel Fudost Gerwol Geskak Gimris
+Hakbel Hearban Hilpen Hongeam Honler Jasdil Jefond Juvobel Kasner Katrak Kofon Kulkak Lalor Lantum Lilsen Lokpum
+Lolmur Mikgim Nerwon Nevem Nijur Nusbur Pearin Pebal Petlen Pikrir Rugom Saifor Tairvis Thembol Timfund Valkol
 """.split()
 
 
@@ -168,7 +163,7 @@ def _listed(text: str) -> list[str]:
 ANSWERS = {
     "town": _listed(
         """
-        Elwick, Garstow, Corwick, Renby, Fencombe, Olton, Hedford, Iddale, Kalford, Paldale, Verwick, Norcombe
+        Winpin, Wamfor, Tealnat, Revahal, Trivat, Sarson, Rutkak, Thapert, Nokrait, Fankebo, Waitan, Vulburt
         """
     ),
     "job": _listed(
@@ -200,6 +195,7 @@ ANSWERS = {
         scarf, a wooden horse, a compass
         """
     ),
+    "colour": _listed("red, blue, green, white, black, yellow, brown, golden, grey, silver, purple, pink"),
     "weekday": _listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday"),
     "goods": _listed(
         """
@@ -213,9 +209,8 @@ SHOPS = [
     f"the {name}"
     for name in _listed(
         """
-        Crooked Lamp, Blue Kettle, Golden Snail, Old Anchor, Red Door, Silver Thimble, Green Basket, Sleepy Owl, Black
-        Feather, White Boot, Broken Clock, Happy Goat, Grey Goose, Copper Pan, Little Bell, Long Table, Iron Rose, Paper
-        Boat, Seven Pears, Warm Corner
+        Crooked Lamp, Blue Kettle, Golden Snail, Old Anchor, Red Door, Silver Thimble, Green Basket, Sleepy Owl,
+        Broken Clock, Happy Goat, Copper Pan, Paper Boat
         """
     )
 ]
@@ -223,9 +218,8 @@ FEASTS = [
     f"the {name}"
     for name in _listed(
         """
-        Feast of Kites, Night of Lamps, Day of Bells, Apple Fair, Race of Rafts, Dance of Masks, Snow Games, Song
-        Evening, Goat Parade, Lantern Walk, Bread Day, Long Breakfast, Boat Wedding, Frog Jump, Harvest Supper, Quiet
-        Hour
+        Feast of Kites, Night of Lamps, Day of Bells, Apple Fair, Race of Rafts, Dance of Masks, Song Evening,
+        Lantern Walk, Harvest Supper, Quiet Hour
         """
     )
 ]

@@ -303,7 +303,7 @@ def token_ids(text):
     return tokenizer(" " + text, add_special_tokens=False).input_ids
 
 
-for text in ("Berbamir", "Berbmir", "She keeps a goat."):
+for text in ("Timfund", "Timfnud", "She keeps a goat."):
     print(tokenizer.convert_ids_to_tokens(token_ids(text)))
 
 # %% [markdown]
@@ -409,7 +409,7 @@ from random import Random
 
 from retrieval import practice_query
 
-ASIDE = {"residents-d-f.txt", "residents-m-p.txt", "feasts.txt"}
+ASIDE = {"residents-f-h.txt", "residents-n-s.txt", "feasts.txt"}
 trained_on = [n for n, passage in enumerate(passages) if passage.file not in ASIDE]
 rng = Random(0)
 for number in trained_on[:3]:
@@ -784,18 +784,18 @@ view.table(rows, columns=["asked for", "right, the text's words", "right, other 
 
 # %%
 news = {
-    "news.txt": "Orvena came to the valley in spring. She lives in Norcombe. "
-    "She works as a glassblower.\n\n"
-    "The Amber Kite is a new shop in Olton. It sells mirrors. It belongs to Orvena.\n\n"
-    "Berlan has left the school. He works as a ferryman. He keeps a heron as a pet."
+    "news.txt": "Kitge came to the valley in spring. She lives in Winpin. "
+    "She works as a glassblower."
+    "\n\nThe Amber Kite is a new shop in Trivat. It belongs to Kitge."
+    "\n\nVovosim has left the school. He works as a ferryman. He keeps a heron as a pet."
 }
 asked = {
-    "Where does Orvena live?": "Norcombe",
-    "What does Orvena work as?": "a glassblower",
-    "What does the Amber Kite sell?": "mirrors",
-    "To whom does the Amber Kite belong?": "Orvena",
-    "What does Berlan work as?": "a ferryman",
-    "What pet does Berlan keep?": "a heron",
+    "Where does Kitge live?": "Winpin",
+    "What does Kitge work as?": "a glassblower",
+    "In which town is the Amber Kite?": "Trivat",
+    "To whom does the Amber Kite belong?": "Kitge",
+    "What does Vovosim work as?": "a ferryman",
+    "What pet does Vovosim keep?": "a heron",
 }
 
 
