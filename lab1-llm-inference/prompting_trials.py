@@ -1,8 +1,9 @@
 """Test material for the second notebook: sentences to sort, reviews, people to ask about, all made by rule.
 
-Everything is drawn from a seed with the generators that wrote the embedded model's training data, but from the part
-that they keep out of it: names, towns and labels that no training document has, sentence frames that none uses. So a
-right answer was worked out from the prompt, not remembered. To other models the texts are simply new.
+Everything is drawn from a seed with the generators that wrote the embedded model's training data, but with what they
+keep out of it: names, towns and labels are invented words that no training document has. Sentence frames (the sentence
+without the words that vary) are ones that no document has where a function says "new frames". So a right answer was
+worked out from the prompt, not remembered. To other models the texts are simply new.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from shared.pretraining.language.words import invented_name, invented_word  # no
 
 MOST_SHOTS = 8
 POSITIVE, NEGATIVE = "positive", "negative"
+_GOOD, _BAD = 0, 1
 _FRAMES_FOR_ANY_TOPIC = split(load("topics")["any"][0])[1]
 _THINGS = ("soup", "hotel", "film", "bread", "train", "garden", "concert", "lamp", "chair", "museum", "cake", "bag")
 
@@ -60,7 +62,7 @@ class Sorting:
 
 
 def topic_tasks(count: int, seed: int = 1) -> list[Sorting]:
-    """Sentences on two topics, labelled by invented words. No word of a topic comes twice in a task."""
+    """Sentences on two topics in new frames, labelled by invented words. No word of a topic comes twice in a task."""
     rng = Random(f"topics/{seed}")
     topics = [topic for topic in TOPICS.values() if len(topic.words) > MOST_SHOTS]
     tasks = []
@@ -72,17 +74,17 @@ def topic_tasks(count: int, seed: int = 1) -> list[Sorting]:
     return tasks
 
 
-def review_tasks(count: int, seed: int = 1) -> list[Sorting]:
-    """Reviews labelled positive or negative; the opinion lies in adjectives that no labelled training review has."""
+def review_tasks(count: int, seed: int = 1, *, new_frames: bool = True, new_words: bool = False) -> list[Sorting]:
+    """Reviews labelled positive or negative; the opinion lies in an adjective.
+
+    `new_words`: in adjectives that no labelled review of the training has (only other texts there do).
+    """
     rng = Random(f"reviews/{seed}")
+    options = {"held_out_frames": new_frames, "held_out_words": new_words, "by_word": True}
     tasks = []
     for _ in range(count):
         texts = [
-            distinct(
-                lambda which=which: review(rng, which, held_out_words=True, held_out_frames=True, by_word=True),
-                MOST_SHOTS + 1,
-            )
-            for which in range(2)
+            distinct(lambda which=which: review(rng, which, **options), MOST_SHOTS + 1) for which in (_GOOD, _BAD)
         ]
         tasks.append(_sorting(rng, texts, [POSITIVE, NEGATIVE], ""))
     return tasks
@@ -103,7 +105,7 @@ class Reading:
 
 
 def reading_tasks(count: int, seed: int = 1, *, new_frames: bool = True) -> list[Reading]:
-    """Questions on one of three people; `new_frames`: sentences and questions in frames that no training text has."""
+    """Questions on one of three people; `new_frames`: of the sentences and of the questions."""
     rng = Random(f"reading/{seed}")
     tasks: list[Reading] = []
     while len(tasks) < count:
@@ -125,8 +127,8 @@ class Card:
     fields: dict[str, str]
 
 
-def card_tasks(count: int, seed: int = 1) -> list[Card]:
-    """Texts that give a person's name, town and job in sentence frames that no training text has."""
+def card_tasks(count: int, seed: int = 1, *, new_frames: bool = False) -> list[Card]:
+    """Texts that give a person's name, town and job."""
     rng = Random(f"cards/{seed}")
     cards = []
     for _ in range(count):
@@ -134,7 +136,8 @@ def card_tasks(count: int, seed: int = 1) -> list[Card]:
         facts = []
         for relation in (RELATIONS["town"], RELATIONS["job"]):
             value = relation.answer(rng, held_out=True)
-            text = render(rng.choice(relation.held_out_statements), rng, {"n": name, "a": value}, {})
+            frames = relation.held_out_statements if new_frames else relation.statements
+            text = render(rng.choice(frames), rng, {"n": name, "a": value}, {})
             facts.append(Fact(name, relation, value, text))
         town, job = (fact.value for fact in facts)
         rng.shuffle(facts)
@@ -144,7 +147,7 @@ def card_tasks(count: int, seed: int = 1) -> list[Card]:
 
 
 @dataclass(frozen=True)
-class Complaint:
+class Customer:
     """A customer's review, what it is about, and its sentiment."""
 
     review: str
@@ -152,14 +155,14 @@ class Complaint:
     sentiment: str
 
 
-def customer_reviews(count: int, seed: int = 1) -> list[Complaint]:
-    """Half praise, half blame, in frames and adjectives that no labelled training review has."""
+def customer_reviews(count: int, seed: int = 1) -> list[Customer]:
+    """Half praise, half blame, in new frames."""
     rng = Random(f"customers/{seed}")
     found = []
     for number in range(count):
         thing = rng.choice(_THINGS)
-        text = review(rng, number % 2, held_out_words=True, held_out_frames=True, by_word=True, thing=thing)
-        found.append(Complaint(text, thing, (POSITIVE, NEGATIVE)[number % 2]))
+        text = review(rng, number % 2, held_out_frames=True, by_word=True, thing=thing)
+        found.append(Customer(text, thing, (POSITIVE, NEGATIVE)[number % 2]))
     return found
 
 

@@ -262,21 +262,39 @@ def first_word(text):
     return (text.lower().split() or [""])[0].strip('.,"')
 
 
-def zero_shot(wording):
+def zero_shot(wording, reviews):
     """For each review whether the answer is right."""
     texts = ask([wording.format(text=review.text) for review in reviews], max_new_tokens=4)
     return [first_word(text) == review.answer for text, review in zip(texts, reviews)]
 
 
-right = zero_shot(wording)
+right = zero_shot(wording, reviews)
 share, low, high = measured(right)
 print(f"{sum(right)} of {len(right)} right: {share:.0%}, 95% interval {low:.0%} to {high:.0%}")
 
 # %% [markdown]
-# No example, and far better than a coin. The adjectives that carry the opinion are none that the embedded model ever saw in a
-# *labelled* review; it knows them from other text only. It wrote `positive` or `negative` and not `good` or `two stars`, because in
-# its training `This review is` was followed by these. So the output indicator does half of the work of a zero-shot prompt:
-# it calls up the memory of a task.
+# No example, and better than a coin. The model wrote `positive` or `negative` and not `good` or `two stars`, because in
+# its training `This review is` was followed by these. So the output indicator does half of the work of a zero-shot prompt: it calls
+# up the memory of a task.
+#
+# A memory reaches as far as the training did. We know the embedded model's training data, so we can look how far. Three
+# sets of reviews, each further from it: sentences of a familiar build; sentences built in new ways (those above); and these with adjectives that
+# were in *no* labelled review, so that the model knows them from other texts only.
+
+# %%
+sets = {
+    "familiar sentences": trials.review_tasks(TRIALS, new_frames=False),
+    "new sentences": reviews,
+    "new sentences, new adjectives": trials.review_tasks(TRIALS, new_words=True),
+}
+view.shares_with_interval(
+    {name: measured(zero_shot(wording, texts)) for name, texts in sets.items()},
+    title="Zero-shot: how far does the memory reach?",
+)
+
+# %% [markdown]
+# A large model has read far more, so its memory reaches further; it ends, too, and nobody can tell you where, except by a test on *your*
+# inputs.
 #
 # ## 4. Few-shot: a new task from examples
 #
@@ -731,7 +749,7 @@ view.table(wrong[:4], columns=["text", "answer"], caption="Some of them")
 # need them most. *Two wordings of a prompt: which one is better, and is the difference real?*
 
 # %%
-results = {name: zero_shot(wording) for name, wording in WORDINGS.items()}
+results = {name: zero_shot(wording, reviews) for name, wording in WORDINGS.items()}
 view.shares_with_interval(
     {name: measured(right) for name, right in results.items()},
     title=f"Two wordings, the same {TRIALS} reviews",
