@@ -45,10 +45,9 @@ def entry(rng: Random, about: str, matters: list[Matter], file: str, start: int)
     for number, matter in enumerate(matters):
         statement = rng.randrange(len(matter.statements))
         answer = answers(rng, matter.kind, about)
-        n, p = (about, f"{about}'s") if number == 0 else (subject, owner)
+        named = number == 0 or rng.random() < 0.5
+        n, p = (about, f"{about}'s") if named else (subject, owner)
         frame = matter.statements[statement][0]
-        if not frame.startswith(("{n}", "{p}")):
-            n = n if number == 0 else n.lower()
         sentence = frame.format(n=n, p=p, a=answer)
         sentence = sentence[0].upper() + sentence[1:]
         begin = start + len(text) + (1 if text else 0)
