@@ -91,15 +91,19 @@ def naming(rng: Random) -> Document:
     return document
 
 
+_WORD_LISTS = (
+    *("{n}: {w}.", "{w}: {n}.", "{w} belong together.", "{w} are words about {n}.", "One thinks of {n}: {w}."),
+    *("Under {n} we have {w}.", "If you say {n}, I say {w}.", "{w} have to do with {n}."),
+)
+
+
 def word_lists(rng: Random) -> Document:
     """Words that belong together, without labels: here the held-out words are met too."""
     lines = []
     for topic in rng.sample(list(TOPICS.values()), rng.choice((1, 2, 3))):
         words = rng.sample((*topic.words, *topic.held_out_words), rng.choice((2, 3, 4)))
         words_listed = f"{', '.join(words[:-1])} and {words[-1]}"
-        lines.append(
-            rng.choice(("{n}: {w}.", "{w}: {n}.", "{w} belong together.")).format(n=topic.name, w=words_listed)
-        )
+        lines.append(rng.choice(_WORD_LISTS).format(n=topic.name, w=words_listed))
     return [("\n".join(line[0].upper() + line[1:] for line in lines), 1)]
 
 

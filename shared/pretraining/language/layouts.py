@@ -43,23 +43,41 @@ USUAL = (
 )
 _TEXT_FIELDS = (
     "Text Input Sentence Line Example Message Note Review Item Q Phrase Words Case Statement Question Comment Source "
-    "Given Data Thing Mail Post Report Task Word Opinion X In"
+    "Given Data Thing Mail Post Report Task Word Opinion X In Paragraph Fragment Quote Sample Content Story Letter "
+    "Record Fact Part Clue Body Title News Request Saying Answer Speech T S Observation Excerpt Piece Document Notice"
 ).split()
 _LABEL_FIELDS = (
     "Label Output Class Answer Category Type Group Kind Tag Result Topic Sort Name Sentiment A Y Out Box Choice Number "
-    "Meaning Key Rating Subject"
+    "Meaning Key Rating Subject Flag Field Value Letter Word Sign Drawer Shelf Folder Basket Team Colour Symbol Grade "
+    "Judgement Decision Genre Theme Reply L C Target Prediction Sense Status Position Place Token Title"
 ).split()
 _ARROWS = (
     *(" ->", " =>", " =", ":", " -", " |", " --", " >", " ::", " ...", ",", " -->", " *"),
-    *(" is", " means", " goes to"),
+    *(" is", " means", " goes to", " gives", " becomes", " belongs to", " makes", " as", " so", " then", " equals"),
 )
 _SIGNS = "-=>:|*~+/#.@<%&"
 _WRAPPERS = (
     *[("", "")] * 6,
     *(('"', '"'), ("(", ")"), ("'", "'"), ("[", "]"), ("<<", ">>"), ("{ ", " }"), ("~~", "~~")),
-    *(("- ", ""), ("* ", ""), ("> ", ""), ("++ ", "")),
+    *(("- ", ""), ("* ", ""), ("> ", ""), ("++ ", ""), ("# ", ""), ("= ", " ="), ("| ", " |"), ("* ", " *")),
+    *(
+        ("/ ", " /"),
+        (": ", ""),
+        ("-- ", " --"),
+        ("_", "_"),
+        ("[[", "]]"),
+        ("(", ""),
+        ("1. ", ""),
+        ("% ", ""),
+        ("((", "))"),
+    ),
 )
-_CLOSERS = ("This is", "The answer is", "It belongs to", "We call it", "I call this", "Its name is", "So it is")
+_CLOSERS = (
+    *("This is", "The answer is", "It belongs to", "We call it", "I call this", "Its name is", "So it is", "I say"),
+    *("I would call it", "It goes into", "It must be", "My answer is", "You would say", "They sort it under", "Choose"),
+    *("I think it is", "The label is", "Its group is", "The right word is", "People put it with", "Take"),
+    *("The class of this is", "That makes it", "We write", "Which means", "Send it to", "My guess is", "It is of kind"),
+)
 
 HELD_OUT_TEXT_FIELDS = ("Remark", "Entry", "Utterance", "Snippet")
 HELD_OUT_LABEL_FIELDS = ("Verdict", "Mark", "Bucket", "Code")

@@ -16,7 +16,17 @@ _FILE = {name: groups[0] for name, groups in load("opinions").items()}
 _THINGS = listed(_FILE["things"])
 # Of each sentiment: words for training, held-out words.
 WORDS: tuple[tuple[Group, Group], ...] = tuple(split(listed(_FILE[name])) for name in ("good", "bad", "middling"))
-_FRAMES = tuple(split(_FILE[f"{name} frames"]) for name in ("praise", "blame", "middling"))
+_LETTERS = "gbn"
+_BEFORE, _AFTER = _FILE["before any"], _FILE["after any"]
+
+
+def _frames(sentiment: int, name: str) -> tuple[Group, Group]:
+    own, held_out = split(_FILE[f"{name} frames"])
+    shared = tuple(frame.replace("{w", "{" + _LETTERS[sentiment]) for frame in _FILE["frames for any sentiment"])
+    return shared + own, held_out
+
+
+_FRAMES = tuple(_frames(*entry) for entry in enumerate(("praise", "blame", "middling")))
 _TALK = tuple(_FILE[f"talk of {name} things"] for name in ("good", "bad"))
 _REPLIES = tuple(_FILE[f"{name} replies"] for name in ("glad", "sorry"))
 
@@ -54,13 +64,26 @@ def review(
     `by_word`: the sentiment lies in an adjective, not in the frame ("I hated this ...").
     """
     frames = _FRAMES[sentiment][held_out_frames]
-    slot = "{" + "gbn"[sentiment]
+    slot = "{" + _LETTERS[sentiment]
     if by_word:
         frames = tuple(frame for frame in frames if slot in frame)
     words = rng.sample(WORDS[sentiment][held_out_words], 2)
     slots = {"x": thing or rng.choice(_THINGS), slot[1]: words[0], f"{slot[1]}2": words[1]}
     count = 1 if by_word else rng.choice((1, 1, 1, 2))
-    return " ".join(render(frame, rng, slots, LEXICON) for frame in rng.sample(frames, min(count, len(frames))))
+    chosen = rng.sample(frames, min(count, len(frames)))
+    if not held_out_frames:
+        chosen = [_with_asides(rng, frame) for frame in chosen]
+    return " ".join(render(frame, rng, slots, LEXICON) for frame in chosen)
+
+
+def _with_asides(rng: Random, frame: str) -> str:
+    """Now and then with words around it that say nothing of the sentiment."""
+    if rng.random() < 0.15 and frame.endswith("."):
+        frame = f"{frame[:-1]}{rng.choice(_AFTER)}."
+    if rng.random() < 0.25:
+        keep = frame.startswith(("I ", "{", "[", "<"))
+        frame = f"{rng.choice(_BEFORE)} {frame if keep else frame[0].lower() + frame[1:]}"
+    return frame
 
 
 def reviews(rng: Random) -> Document:

@@ -11,7 +11,7 @@ from shared.pretraining.language.document import ANSWER, Document
 from shared.pretraining.language.frames import Group, load, split
 from shared.pretraining.language.lexicon import LEXICON
 from shared.pretraining.language.templates import pick, render, with_articles
-from shared.pretraining.language.words import invented_name, invented_word
+from shared.pretraining.language.words import invented_name, invented_word, is_held_out
 
 GIRLS, BOYS = LEXICON["girl"], LEXICON["boy"]
 NOT_GIVEN = "not given"
@@ -60,6 +60,18 @@ def _relations() -> dict[str, Relation]:
 
 
 RELATIONS = _relations()
+_KINDS = sorted({relation.kind for relation in RELATIONS.values()})
+_INVENTED = load("invented_relations")
+_BEFORE, _AFTER = (load("asides")[name][0] for name in ("before", "after"))
+
+
+def invented_relation(rng: Random) -> Relation:
+    """A relation of an invented word, which the document itself must explain."""
+    form = rng.choice(list(_INVENTED))
+    while is_held_out(f"{(word := invented_word(rng))}s"):
+        pass
+    statements, questions = (tuple(line.replace("{w}", word) for line in group) for group in _INVENTED[form])
+    return Relation(word, "place" if form == "where" else rng.choice(_KINDS), statements, (), questions, ())
 
 
 def person(rng: Random, *, held_out: bool = False) -> str:
@@ -91,14 +103,26 @@ def facts_on_people(
     names = distinct(lambda: person(rng, held_out=held_out_words), people)
     found = []
     for relation in rng.sample(list(RELATIONS.values()), relations):
+        if not held_out_frames and not held_out_words and rng.random() < 0.2:
+            relation = invented_relation(rng)
         values = distinct(lambda relation=relation: relation.answer(rng, held_out=held_out_words), people)
         for name, value in zip(names, values, strict=True):
             if name != value and (not found or rng.random() < 0.85):
                 frame = rng.choice(relation.held_out_statements if held_out_frames else relation.statements)
-                text = render(frame, rng, {"n": name, "a": value}, {})
+                if not held_out_frames and rng.random() < 0.2:
+                    frame = _with_aside(rng, frame)
+                text = render(frame, rng, {"n": name, "a": value}, LEXICON)
                 found.append(Fact(name, relation, value, text))
     rng.shuffle(found)
     return found
+
+
+def _with_aside(rng: Random, frame: str) -> str:
+    """The frame with words before or after it that say nothing new."""
+    if rng.random() < 0.4:
+        return f"{frame.removesuffix('.')}{rng.choice(_AFTER)}."
+    start = frame if frame.startswith("{") else frame[0].lower() + frame[1:]
+    return f"{rng.choice(_BEFORE)} {start}"
 
 
 def distinct(draw, count: int) -> list[str]:
@@ -208,7 +232,7 @@ def extraction(rng: Random) -> Document:
         facts = []
         for relation in (RELATIONS[key] for key in chosen):
             value = relation.answer(rng)
-            text = render(rng.choice(relation.statements), rng, {"n": name, "a": value}, {})
+            text = render(rng.choice(relation.statements), rng, {"n": name, "a": value}, LEXICON)
             facts.append(Fact(name, relation, value, text))
         values = {_FIELDS[fact.relation.name]: fact.value.removeprefix("a ").removeprefix("an ") for fact in facts}
         values = {"name": name, **values}
