@@ -95,9 +95,9 @@ def test_this_environment_is_the_lock():
     assert differences == []
 
 
-@pytest.mark.parametrize("lab", specification.read().lab_code)
-def test_this_environment_satisfies_each_labs_code(lab):
-    for requirement in _requirements(CHECKOUT / lab / "code" / "requirements.txt").values():
+@pytest.mark.parametrize("name", specification.read().lab_code)
+def test_this_environment_satisfies_each_labs_code(name):
+    for requirement in _requirements(CHECKOUT / generate.lab_requirements_path(name)).values():
         assert requirement.specifier.contains(importlib.metadata.version(requirement.name)), str(requirement)
 
 

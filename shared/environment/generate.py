@@ -61,11 +61,21 @@ def environment_yml(spec: Specification) -> str:
     )
 
 
-def lab_requirements(spec: Specification, lab: str) -> str:
+def lab_requirements_path(name: str) -> str:
+    """The file for an entry of tool.workshop.lab-code: `lab/code/requirements.txt`, for "lab:script" a file of its own."""
+    lab, _, script = name.partition(":")
+    return f"{lab}/code/{f'requirements-{script}' if script else 'requirements'}.txt"
+
+
+def lab_requirements(spec: Specification, name: str) -> str:
     """What a lab's handler or training script needs inside its container."""
+    if ":" in name:
+        note = "Satisfied by .venv. A container whose image lacks one of these installs it when the job starts."
+    else:
+        note = "Satisfied by SageMaker's Hugging Face images and by .venv: a container starts without installing."
     return (
-        f"{HEADER}# Satisfied by SageMaker's Hugging Face images and by .venv: a container starts without installing.\n"
-        + "\n".join(spec.lab_code[lab])
+        f"{HEADER}# {note}\n"
+        + "\n".join(spec.lab_code[name])
         + "\n"
     )
 
@@ -120,7 +130,7 @@ def lock_faults(spec: Specification, lock: str) -> list[str]:
 def generated(spec: Specification) -> dict[str, str]:
     """Every generated file but the lock: path within the checkout, content."""
     files = {"requirements.txt": requirements_txt(spec), "environment.yml": environment_yml(spec)}
-    files.update({f"{lab}/code/requirements.txt": lab_requirements(spec, lab) for lab in spec.lab_code})
+    files.update({lab_requirements_path(name): lab_requirements(spec, name) for name in spec.lab_code})
     return files
 
 
