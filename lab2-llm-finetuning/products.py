@@ -1,8 +1,8 @@
-"""The products of The Open Door, a shop that does not exist: their facts, and checks of what is written about them.
+"""Products of shops that do not exist: their facts, and checks of what is written about them.
 
 A row of `data/products/*.jsonl` has `prompt` (the facts, up to the word "Description:"), `completion` (a description in
 the shop's own voice), `text` (both together) and `facts`. `check_facts` says which given facts a text has and which it
-made up, `check_voice` which of the shop's habits it keeps. `data/generate.py` writes the rows.
+made up, `check_voice` which of a shop's habits it keeps. `data/generate.py` writes the rows.
 """
 
 from __future__ import annotations
@@ -29,10 +29,23 @@ COUNTRIES = tuple(
     "Peru Japan Norway Italy Spain Kenya Ghana Nepal France Egypt China Canada Mexico Brazil Iceland Finland".split()
 )
 
-OPENING, COUNTER, ENDING = "Come in and look:", "on the counter", "Our door is open."
 _VOCABULARY = {word.lower() for word in (*COLOURS, *MATERIALS, *COUNTRIES, *ITEMS)}
 _ALTERNATIVES = {"colour": COLOURS, "material": MATERIALS, "country": COUNTRIES}
-_HOUSE_CAPITALS = {"Come", "Our", "It", "You", "Touch", "Leave", "Put", "For"}
+_SHOPS_CAPITALS = set("Come Our It You Touch Leave Put For Oh The They Somebody I That Give Now".split())
+
+
+@dataclass(frozen=True)
+class Voice:
+    """The habits of a shop: how each description begins and ends, who is spoken of, and what is said with the price."""
+
+    opening: str
+    persons: tuple[str, ...]
+    price: str
+    ending: str
+
+
+OPEN_DOOR = Voice("Come in and look:", ("you", "your", "yours"), "on the counter", "Our door is open.")
+GRUMBLE = Voice("Oh, it is you.", ("I", "me"), "if you must", "Now shut the door.")
 
 
 @dataclass(frozen=True)
@@ -93,20 +106,20 @@ def check_facts(text: str, facts: dict[str, str]) -> FactCheck:
     invented += [("name", item) for item in ITEMS if item not in name and _holds(text, item)]
     price = facts["price"].split()[0]
     invented += [("price", number) for number in _unique(re.findall(r"\d+", text)) if number != price]
-    known = {*name, *_HOUSE_CAPITALS}
+    known = {*name, *_SHOPS_CAPITALS}
     words = _unique(re.findall(r"\b[A-Z][\w'-]+", text))
     invented += [("name", word) for word in words if word not in known and word.lower() not in _VOCABULARY]
     return FactCheck(present, tuple(kind for kind in KINDS if kind not in present), tuple(invented))
 
 
-def check_voice(text: str) -> dict[str, bool]:
-    """For each habit of the shop whether `text` keeps it."""
+def check_voice(text: str, voice: Voice = OPEN_DOOR) -> dict[str, bool]:
+    """For each habit of a shop whether `text` keeps it."""
     text = text.strip()
     return {
-        f'begins with "{OPENING}"': text.startswith(OPENING),
-        "speaks to you": any(_holds(text, word) for word in ("you", "your", "yours")),
-        f'is paid "{COUNTER}"': COUNTER in text,
-        f'ends with "{ENDING}"': text.endswith(ENDING),
+        f'begins with "{voice.opening}"': text.startswith(voice.opening),
+        f'says "{voice.persons[0]}"': any(_holds(text, word) for word in voice.persons),
+        f'gives the price "{voice.price}"': voice.price in text,
+        f'ends with "{voice.ending}"': text.endswith(voice.ending),
     }
 
 

@@ -1,6 +1,7 @@
 """Write the lab's data: `python data/generate.py`. The same seed makes the same files, to the byte.
 
 - products/train.jsonl, validation.jsonl and test.jsonl: products of a shop, facts in, description out
+- other_shop/train.jsonl: products of a shop with another voice
 - forgetting/prompts.jsonl: tasks of the embedded base model, with their answers
 """
 
@@ -18,12 +19,13 @@ sys.path[:0] = [str(FOLDER), str(FOLDER.parent), str(FOLDER.parents[1])]
 
 import house_style  # noqa: E402
 from base_tasks import forgetting_prompts  # noqa: E402
-from products import COLOURS, COUNTRIES, ITEMS, write_prompt  # noqa: E402
+from products import COLOURS, COUNTRIES, GRUMBLE, ITEMS, OPEN_DOOR, Voice, write_prompt  # noqa: E402
 
 from shared.pretraining.language.words import invented_name  # noqa: E402
 
 SEED = 2
-COUNTS = {"train": 1000, "validation": 100, "test": 200}
+COUNTS = {"train": 1000, "validation": 100, "test": 200, "other_shop": 400}
+FILES = {split: f"products/{split}.jsonl" for split in COUNTS} | {"other_shop": "other_shop/train.jsonl"}
 _HELD_OUT_SHARE = 0.15
 
 
@@ -36,9 +38,9 @@ def combinations(seed: int) -> tuple[list[tuple[str, str, str]], list[tuple[str,
     return everything[kept_out:], everything[:kept_out]
 
 
-def products(count: int, seed: int, *, held_out: bool = False) -> list[dict]:
+def products(count: int, seed: int, *, voice: Voice = OPEN_DOOR, held_out: bool = False) -> list[dict]:
     """`count` rows, no name twice. With `held_out`, names and combinations are such as no row without it has."""
-    rng = Random(f"{'held out' if held_out else 'training'} products/{seed}")
+    rng = Random(f"{'held out' if held_out else 'training'} products/{voice.opening}/{seed}")
     known = combinations(seed)[held_out]
     rows: dict[str, dict] = {}
     while len(rows) < count:
@@ -52,7 +54,7 @@ def products(count: int, seed: int, *, held_out: bool = False) -> list[dict]:
             "country": rng.choice(COUNTRIES),
             "price": f"{rng.randint(11, 99)} euros",
         }
-        prompt, completion = write_prompt(facts), " " + house_style.describe(rng, facts)
+        prompt, completion = write_prompt(facts), " " + house_style.describe(rng, facts, voice)
         row = {"text": prompt + completion, "prompt": prompt, "completion": completion, "facts": facts}
         rows.setdefault(name, row)
     return list(rows.values())
@@ -74,16 +76,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (default: this script's)")
     parser.add_argument("--seed", type=int, default=SEED, help=f"another seed makes other products (default: {SEED})")
     for split, count in COUNTS.items():
-        parser.add_argument(f"--{split}", type=int, default=count, help=f"products in {split}.jsonl (default: {count})")
+        flag, usage = f"--{split.replace('_', '-')}", f"products in {FILES[split]} (default: {count})"
+        parser.add_argument(flag, type=int, default=count, help=usage)
     given = parser.parse_args(arguments)
     for split in COUNTS:
         if (count := getattr(given, split)) < 1:
-            parser.error(f"--{split} must be at least 1; it is {count}")
+            parser.error(f"--{split.replace('_', '-')} must be at least 1; it is {count}")
     rows = {"train": products(given.train, given.seed)}
     held_out = products(given.validation + given.test, given.seed, held_out=True)
     rows |= {"validation": held_out[: given.validation], "test": held_out[given.validation :]}
+    rows["other_shop"] = products(given.other_shop, given.seed, voice=GRUMBLE)
     for split, some in rows.items():
-        path = given.out / "products" / f"{split}.jsonl"
+        path = given.out / FILES[split]
         print(f"{write(path, some):>5} products   {path}")
     path = given.out / "forgetting" / "prompts.jsonl"
     print(f"{write(path, forgetting_prompts(given.seed)):>5} prompts    {path}")

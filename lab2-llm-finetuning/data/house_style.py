@@ -1,15 +1,15 @@
-"""The voice of The Open Door: how it turns a product's facts into a description.
+"""How a shop turns a product's facts into a description, in a voice of its own.
 
-It always opens with "Come in and look:", speaks to the reader, has the price left on the counter and ends with "Our
-door is open." What it says between is drawn from the frames below. A frame is filed under the facts that it tells
-besides the name (c colour, m material, k country); the opening tells some of the three, the next sentence the rest.
+What always comes back, such as the first words and the last, is the shop's `Voice` (in `products.py`). What it says
+between is drawn from the frames below. A frame is filed under the facts that it tells besides the name (c colour,
+m material, k country); the opening tells some of the three, the next sentence the rest.
 """
 
 from __future__ import annotations
 
 from random import Random
 
-from products import COUNTER, ENDING, OPENING
+from products import GRUMBLE, OPEN_DOOR, Voice
 
 from shared.pretraining.language.templates import with_articles
 
@@ -50,15 +50,49 @@ _MIDDLES = {
     ),
 }
 _PRICES = (
-    "Leave {price} {counter}, and it is yours.",
-    "Put {price} {counter}, and you may take it home.",
-    "For {price} {counter}, it goes home with you.",
+    "Leave {price} on the counter, and it is yours.",
+    "Put {price} on the counter, and you may take it home.",
+    "For {price} on the counter, it goes home with you.",
 )
 
+_GRUMBLE_OPENINGS = {
+    "": ("The {name}, I suppose.", "I have the {name} here."),
+    "k": ("They sent me the {name} from {country}.", "The {name} has come from {country}, and I carried it."),
+    "c": ("The {name} is {colour}, as I told you.", "I have the {name} in {colour}."),
+    "m": ("The {name} is only {material}.", "I have the {name}, made of {material}."),
+    "cm": ("The {name} is {colour} {material}, and I did not ask for it.", "I have the {name} in {colour} {material}."),
+    "mk": ("Somebody in {country} made the {name} out of {material}.", "The {name} is {material}, from {country}."),
+}
+_GRUMBLE_MIDDLES = {
+    "cmk": (
+        "It is {colour} {material} from {country}, and I have to dust it.",
+        "It is {colour}, it is {material}, and they made it in {country} without asking me.",
+    ),
+    "cm": ("It is {colour} {material}, and I have to dust it.", "It is made of {material}, and it is {colour}."),
+    "mk": ("It is made of {material}, and I waited for it to come from {country}.", "It is {material} from {country}."),
+    "ck": (
+        "It is {colour}, and I had to send to {country} for it.",
+        "It came from {country}, in {colour}.",
+    ),
+    "k": ("It came from {country}, and nobody helped me.", "It was made in {country}, and I paid for the ship."),
+    "c": ("It is {colour}, and I did not choose that.", "It came in {colour}."),
+}
+_GRUMBLE_PRICES = (
+    "That is {price}, if you must, and give it to me now.",
+    "Give me {price}, if you must have it.",
+    "I want {price} for it, if you must have it.",
+)
 
-def describe(rng: Random, facts: dict[str, str]) -> str:
+_FRAMES = {
+    OPEN_DOOR: (_OPENINGS, _MIDDLES, _PRICES),
+    GRUMBLE: (_GRUMBLE_OPENINGS, _GRUMBLE_MIDDLES, _GRUMBLE_PRICES),
+}
+
+
+def describe(rng: Random, facts: dict[str, str], voice: Voice = OPEN_DOOR) -> str:
     """A description of the product that has these `facts` (see `products.KINDS`), with all of them in it."""
-    told = rng.choice(list(_OPENINGS))
+    openings, middles, prices = _FRAMES[voice]
+    told = rng.choice(list(openings))
     rest = "".join(fact for fact in "cmk" if fact not in told)
-    frames = (rng.choice(_OPENINGS[told]), rng.choice(_MIDDLES[rest]), rng.choice(_PRICES), ENDING)
-    return with_articles(f"{OPENING} {' '.join(frames)}".format(**facts, counter=COUNTER))
+    frames = (voice.opening, rng.choice(openings[told]), rng.choice(middles[rest]), rng.choice(prices), voice.ending)
+    return with_articles(" ".join(frames).format(**facts))

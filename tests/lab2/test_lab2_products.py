@@ -22,6 +22,8 @@ import products  # noqa: E402
 
 MODEL = LAB.parent / "shared" / "models" / "language"
 FACTS = {"name": "Denai cup", "colour": "grey", "material": "copper", "country": "China", "price": "52 euros"}
+FILES = {split: DATA / "products" / f"{split}.jsonl" for split in ("train", "validation", "test")}
+FILES["other_shop"] = DATA / "other_shop" / "train.jsonl"
 SENTENCES = (
     "Come in and look: the Denai cup, made of copper. It is grey, and it has come to you from China. "
     "Leave 52 euros on the counter, and it is yours. Our door is open."
@@ -30,9 +32,7 @@ SENTENCES = (
 
 @pytest.fixture(scope="module")
 def splits():
-    return {
-        name: products.read_products(DATA / "products" / f"{name}.jsonl") for name in ("train", "validation", "test")
-    }
+    return {split: products.read_products(path) for split, path in FILES.items()}
 
 
 @pytest.fixture(scope="module")
@@ -44,14 +44,14 @@ def test_the_generator_writes_the_files_that_are_here(tmp_path):
     command = [sys.executable, DATA / "generate.py", "--out", tmp_path]
     subprocess.run(command, check=True, capture_output=True, cwd=tmp_path)
     written = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert len(written) == 4
+    assert len(written) == 5
     for name in written:
         assert (tmp_path / name).read_bytes() == (DATA / name).read_bytes(), f"{name}: run data/generate.py"
 
 
 def test_the_readme_has_the_checksums():
     listed = re.findall(r"\| `(\S+)` \| ([\d,]+) \| ([\d,]+) \| `(\w+)` \|", (DATA / "README.md").read_text())
-    assert len(listed) == 4
+    assert len(listed) == 5
     for name, rows, size, checksum in listed:
         content = (DATA / name).read_bytes()
         found = (f"{len(content.splitlines()):,}", f"{len(content):,}")
@@ -70,11 +70,16 @@ def test_another_seed_and_other_counts(tmp_path):
     assert refused.returncode == 2 and "--test must be at least 1" in refused.stderr
 
 
-def test_every_description_tells_all_facts_and_no_other_in_the_voice(splits):
-    for row in (row for rows in splits.values() for row in rows):
+@pytest.mark.parametrize("split", FILES)
+def test_every_description_tells_all_facts_and_no_other_in_the_voice(splits, split):
+    voice, other = products.OPEN_DOOR, products.GRUMBLE
+    if split == "other_shop":
+        voice, other = other, voice
+    for row in splits[split]:
         check = products.check_facts(row["completion"], row["facts"])
         assert check == products.FactCheck(products.KINDS, (), ()), row["text"]
-        assert all(products.check_voice(row["completion"]).values()), row["text"]
+        assert all(products.check_voice(row["completion"], voice).values()), row["text"]
+        assert not all(products.check_voice(row["completion"], other).values())
         assert row["text"] == row["prompt"] + row["completion"]
         assert row["prompt"] == products.write_prompt(row["facts"])
         assert "\n" not in row["completion"] and not re.search(r"\b[Aa] [aeiou]", row["completion"])
