@@ -95,10 +95,11 @@ def test_reviews_and_contexts_follow_the_rules_of_writing():
 
 def test_shares_of_the_mixture_add_up():
     assert sum(kind.early for kind in MIXTURE) == pytest.approx(1)
+    assert sum(kind.last for kind in MIXTURE) == pytest.approx(1)
     assert sum(kind.later for kind in MIXTURE) == pytest.approx(1)
     recalls = [
         sum(plain(document).endswith("Again:") or "\nAgain: " in plain(document) for document in drawn)
-        for drawn in (islice(documents(1, early=True), 1500), islice(documents(1), 1500))
+        for drawn in (islice(documents(1, shares="early"), 1500), islice(documents(1), 1500))
     ]
     assert recalls[0] > recalls[1]
 
@@ -306,11 +307,11 @@ def source_words():
     return found | {f"{word}s" for word in found}
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_no_invented_word_of_the_training_data_is_held_out(early):
+@pytest.mark.parametrize("shares", ["early", "later", "last"])
+def test_no_invented_word_of_the_training_data_is_held_out(shares):
     known = source_words()
     invented = set()
-    for document in islice(documents(8, early=early), 3000):
+    for document in islice(documents(8, shares=shares), 3000):
         invented |= set(re.findall(r"[^\W\d_]+", plain(document).lower())) - known
     assert len(invented) > 2000
     assert [word for word in invented if is_held_out(word)] == []

@@ -29,7 +29,7 @@ from shared.pretraining.language.training import OtherRecipe, Trainer
 ROOT = Path(__file__).parent.parent
 TINY = Recipe(
     vocabulary=512, tokenizer_documents=300, hidden=32, layers=2, heads=2, intermediate=64, context=256,
-    steps=20, step_tokens=512, row=128, parts=2, early_steps=8, warmup=2, constant=0.3, checkpoint_every=5,
+    steps=30, step_tokens=512, row=128, parts=2, early_steps=8, warmup=2, constant=0.3, checkpoint_every=5,
 )  # fmt: skip
 
 
@@ -94,11 +94,11 @@ def documents_of(row, weights):
     return found
 
 
-@pytest.mark.parametrize("early", [True, False])
-def test_rows_hold_whole_documents_and_no_token_is_lost(tokenizer, early):
+@pytest.mark.parametrize("shares", ["early", "later", "last"])
+def test_rows_hold_whole_documents_and_no_token_is_lost(tokenizer, shares):
     packer = Packer(tokenizer, TINY, seed=4)
     packed, lengths, filled = Counter(), Counter(), 0
-    for length, ids, weights in islice(packer.steps(early=early), 150):
+    for length, ids, weights in islice(packer.steps(shares), 150):
         assert len(ids) == len(weights) == TINY.step_tokens
         lengths[length] += 1
         for start in range(0, TINY.step_tokens, length):
@@ -113,7 +113,7 @@ def test_rows_hold_whole_documents_and_no_token_is_lost(tokenizer, early):
     taken = packed.total()
     source = [
         (tuple(ids), tuple(weights))
-        for ids, weights in encode(tokenizer, list(islice(documents(4, early=early), 3 * taken)))
+        for ids, weights in encode(tokenizer, list(islice(documents(4, shares=shares), 3 * taken)))
         if len(ids) <= TINY.context
     ]
     assert not packed - Counter(source)
@@ -127,7 +127,7 @@ def test_documents_longer_than_the_context_are_left_out(tokenizer):
     long = [ids for ids, _ in encode(tokenizer, list(islice(documents(4), 200))) if len(ids) > 128]
     assert long
     texts = {tuple(ids) for ids in long}
-    for length, ids, weights in islice(Packer(tokenizer, small, seed=4).steps(early=False), 60):
+    for length, ids, weights in islice(Packer(tokenizer, small, seed=4).steps("later"), 60):
         for start in range(0, 256, length):
             for document, _ in documents_of(ids[start : start + length], weights[start : start + length]):
                 assert document not in texts and len(document) <= 128
@@ -138,11 +138,12 @@ def test_rows_on_disk_are_those_of_the_seed(work, tokenizer):
         assert rows["ids"].shape == rows["weights"].shape == (TINY.steps, TINY.step_tokens)
         assert (rows["ids"].dtype, rows["weights"].dtype) == (np.uint16, np.uint8)
         packer = Packer(tokenizer, TINY, TINY.seed)
-        for index, (length, ids, weights) in enumerate(islice(packer.steps(early=True), TINY.early_steps)):
+        for index, (length, ids, weights) in enumerate(islice(packer.steps("early"), TINY.early_steps)):
             assert rows["lengths"][index] == length
             assert rows["ids"][index].tolist() == ids and rows["weights"][index].tolist() == weights
-        later = next(packer.steps(early=False))
+        later = next(packer.steps("later"))
         assert rows["ids"][TINY.early_steps].tolist() == later[1]
+        assert TINY.early_steps < TINY.first_round < TINY.steps
     assert [path.name for path in work.path.iterdir() if "partial" in path.name] == []
 
 
@@ -220,12 +221,14 @@ def test_rates_rise_stay_and_fall_to_nothing():
     for step in range(TINY.steps + 1):
         trainer.step = step
         factors.append(trainer._rate_factor())
-    constant = round(TINY.constant * TINY.steps)
+    constant = round(TINY.constant * TINY.first_round)
     assert factors[0] == pytest.approx(1 / TINY.warmup)
     assert factors[TINY.warmup - 1 : constant + 1] == pytest.approx([1.0] * (constant - TINY.warmup + 2))
-    falling = factors[constant:]
-    assert all(left > right for left, right in zip(falling, falling[1:], strict=False))
-    assert factors[-1] == pytest.approx(0)
+    second = TINY.first_round + TINY.warmup
+    for falling in (factors[constant : TINY.first_round], factors[second:]):
+        assert all(left > right for left, right in zip(falling, falling[1:], strict=False))
+    assert max(factors[TINY.first_round :]) <= TINY.last_rate
+    assert factors[TINY.first_round - 1] < 0.2 and factors[-1] == pytest.approx(0)
 
 
 @pytest.mark.parametrize(

@@ -71,18 +71,13 @@ def _data(recipe: Recipe, work: WorkFolder, options) -> None:
     from shared.pretraining.language.data import train_tokenizer, write_rows
 
     made_by = work.path / "data.json"
-    if work.rows.exists() and made_by.exists() and _covers(json.loads(made_by.read_text()), recipe):
+    if work.rows.exists() and made_by.exists() and json.loads(made_by.read_text()) == recipe.as_dict():
         print(f"The rows in {work.path} are of this recipe already.")
         return
     tokenizer = train_tokenizer(recipe)
     tokenizer.save(str(work.tokenizer))
     write_rows(tokenizer, recipe, work.rows)
     made_by.write_text(json.dumps(recipe.as_dict()))
-
-
-def _covers(made: dict, recipe: Recipe) -> bool:
-    """Whether data of the recipe `made` begins with that of `recipe`, which may have fewer steps."""
-    return made["steps"] >= recipe.steps and {**made, "steps": recipe.steps} == recipe.as_dict()
 
 
 def _train(recipe: Recipe, work: WorkFolder, options) -> None:

@@ -69,7 +69,8 @@ def write_card(folder: Path, recipe: Recipe, results: dict, run: dict) -> Path:
     text = _TEMPLATE.read_text(encoding="utf-8").format(
         **recipe.as_dict(),
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
-        constant_steps=round(recipe.constant * recipe.steps),
+        constant_steps=round(recipe.constant * recipe.first_round),
+        first_round=recipe.first_round,
         megabytes=f"{weights.stat().st_size / 1e6:.1f}",
         sha256=sha256(weights),
         mixture=_mixture(recipe),
@@ -140,8 +141,8 @@ def limits(rows: list[dict]) -> str:
 
 
 def _mixture(recipe: Recipe) -> str:
-    lines = [f"| kind | first {recipe.early_steps} steps | later |", "|---|---|---|"]
-    lines += [f"| {kind.name} | {kind.early:.0%} | {kind.later:.0%} |" for kind in MIXTURE]
+    lines = [f"| kind | first {recipe.early_steps} steps | later | last round |", "|---|---|---|---|"]
+    lines += [f"| {kind.name} | {kind.early:.0%} | {kind.later:.0%} | {kind.last:.0%} |" for kind in MIXTURE]
     return "\n".join(lines)
 
 

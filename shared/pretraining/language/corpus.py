@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from random import Random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from shared.pretraining.language import opinions, reading
 from shared.pretraining.language.classification import classification, flipped, naming, word_lists
@@ -15,45 +15,53 @@ from shared.pretraining.language.stories import story
 
 
 class Kind(NamedTuple):
-    """A kind of document: its share of all documents early in the training and later, its generators with weights."""
+    """A kind of document: its share of all documents early in the training, later, and in its last round; its
+    generators with weights."""
 
     name: str
     early: float
     later: float
+    last: float
     generators: tuple[tuple[Callable[[Random], Document], float], ...]
 
 
 # Stories are the longest, so their share of the tokens is larger. Copying from the prompt is learned suddenly;
 # the sooner, the more of the training is spent on what it makes possible.
 MIXTURE = (
-    Kind("stories", 0.10, 0.11, ((lambda rng: [(story(rng), 1)], 1),)),
-    Kind("everyday", 0.04, 0.03, ((lambda rng: [(everyday(rng), 1)], 1),)),
-    Kind("facts", 0.08, 0.13, ((facts, 1),)),
-    Kind("opinions", 0.13, 0.17, ((opinions.reviews, 8), (opinions.talk, 5), (opinions.replies, 4))),
-    Kind("classification", 0.25, 0.29, ((classification, 14), (flipped, 3), (naming, 5), (word_lists, 3))),
+    Kind("stories", 0.10, 0.11, 0.08, ((lambda rng: [(story(rng), 1)], 1),)),
+    Kind("everyday", 0.04, 0.03, 0.02, ((lambda rng: [(everyday(rng), 1)], 1),)),
+    Kind("facts", 0.08, 0.13, 0.10, ((facts, 1),)),
+    Kind("opinions", 0.13, 0.17, 0.14, ((opinions.reviews, 8), (opinions.talk, 5), (opinions.replies, 4))),
+    Kind("classification", 0.25, 0.29, 0.22, ((classification, 14), (flipped, 3), (naming, 5), (word_lists, 3))),
     Kind(
         "reading",
         0.20,
         0.25,
+        0.42,
         ((reading.context_questions, 10), (reading.passages, 5), (reading.extraction, 4), (reading.against_memory, 1)),
     ),
-    Kind("recall", 0.20, 0.02, ((reading.recall, 2), (reading.copying, 1))),
+    Kind("recall", 0.20, 0.02, 0.02, ((reading.recall, 2), (reading.copying, 1))),
 )
 
 
-def documents(seed: int, kind: str | None = None, *, early: bool = False) -> Iterator[Document]:
-    """Documents without end, of one kind of `MIXTURE` or of all (`early`: in the shares of the training's beginning).
+Shares = Literal["early", "later", "last"]
+# What the shares are called in the seeds of documents: a change here changes every document, and with them the weights.
+_STREAMS = {"early": "True", "later": "False", "last": "last"}
+
+
+def documents(seed: int, kind: str | None = None, *, shares: Shares = "later") -> Iterator[Document]:
+    """Documents without end, of one kind of `MIXTURE` or of all, in the shares of that part of the training.
 
     Each depends on its arguments and its number only. Raises ValueError for an unknown kind.
     """
     kinds = {entry.name: entry for entry in MIXTURE}
     if kind is not None and kind not in kinds:
         raise ValueError(f"no kind of document {kind!r}; there are: {', '.join(kinds)}")
-    shares = [entry.early if early else entry.later for entry in MIXTURE]
+    weights = [getattr(entry, shares) for entry in MIXTURE]
     number = 0
     while True:
-        rng = Random(f"{seed}/{early}/{number}")
-        name = kind or rng.choices(list(kinds), shares)[0]
-        generators, weights = zip(*kinds[name].generators, strict=True)
-        yield tidy(rng.choices(generators, weights)[0](rng))
+        rng = Random(f"{seed}/{_STREAMS[shares]}/{number}")
+        name = kind or rng.choices(list(kinds), weights)[0]
+        generators, of_kind = zip(*kinds[name].generators, strict=True)
+        yield tidy(rng.choices(generators, of_kind)[0](rng))
         number += 1

@@ -11,7 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-from shared.pretraining.language.corpus import MIXTURE, documents
+from shared.pretraining.language.corpus import MIXTURE, Shares, documents
 from shared.pretraining.language.document import Document, plain
 from shared.pretraining.language.recipe import END_OF_TEXT, Recipe
 
@@ -72,11 +72,11 @@ class Packer:
         self.end = tokenizer.token_to_id(END_OF_TEXT)
         self.long: list[tuple[list[int], list[int]]] = []
 
-    def steps(self, *, early: bool) -> Iterator[tuple[int, list[int], list[int]]]:
+    def steps(self, shares: Shares) -> Iterator[tuple[int, list[int], list[int]]]:
         """Steps without end: row length, token ids, weights."""
         recipe = self.recipe
         pool: list[tuple[list[int], list[int]]] = []
-        source = self._encoded(early)
+        source = self._encoded(shares)
         while True:
             length = recipe.context if len(self.long) >= recipe.step_tokens // recipe.context else recipe.row
             ids: list[int] = []
@@ -107,8 +107,8 @@ class Packer:
             encoded = next(source)
             (pool if len(encoded[0]) <= self.recipe.row else self.long).append(encoded)
 
-    def _encoded(self, early: bool) -> Iterator[tuple[list[int], list[int]]]:
-        source = documents(self.seed, early=early)
+    def _encoded(self, shares: Shares) -> Iterator[tuple[list[int], list[int]]]:
+        source = documents(self.seed, shares=shares)
         while True:
             for ids, weights in encode(self.tokenizer, list(islice(source, _BATCH))):
                 if len(ids) <= self.recipe.context:
@@ -121,8 +121,12 @@ def write_rows(tokenizer: Tokenizer, recipe: Recipe, path: Path) -> None:
     weights = np.zeros((recipe.steps, recipe.step_tokens), np.uint8)
     lengths = np.zeros(recipe.steps, np.uint16)
     packer = Packer(tokenizer, recipe, recipe.seed)
-    first = min(recipe.steps, recipe.early_steps)
-    steps = chain(islice(packer.steps(early=True), first), islice(packer.steps(early=False), recipe.steps - first))
+    first = min(recipe.first_round, recipe.early_steps)
+    steps = chain(
+        islice(packer.steps("early"), first),
+        islice(packer.steps("later"), recipe.first_round - first),
+        islice(packer.steps("last"), recipe.steps - recipe.first_round),
+    )
     for index, step in enumerate(tqdm(steps, total=recipe.steps, desc="data", unit="step", mininterval=1)):
         lengths[index], ids[index], weights[index] = step
     partial = path.with_suffix(".partial.npz")

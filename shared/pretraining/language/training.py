@@ -99,10 +99,14 @@ class Trainer:
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _rate_factor(self) -> float:
-        steps, done = self.recipe.steps, self.step
-        rising = min(1.0, (done + 1) / self.recipe.warmup) if self.recipe.warmup else 1.0
-        falling = min(1.0, (steps - done) / max(1.0, steps * (1 - self.recipe.constant)))
-        return rising * falling
+        recipe, first = self.recipe, self.recipe.first_round
+        if self.step < first:
+            done, steps, highest, constant = self.step, first, 1.0, recipe.constant
+        else:
+            done, steps, highest, constant = self.step - first, recipe.steps - first, recipe.last_rate, 0.0
+        rising = min(1.0, (done + 1) / recipe.warmup) if recipe.warmup else 1.0
+        falling = min(1.0, (steps - done) / max(1.0, steps * (1 - constant)))
+        return highest * rising * falling
 
     def save(self, path: Path) -> None:
         """Write the whole state; an interruption while writing leaves the previous file."""
