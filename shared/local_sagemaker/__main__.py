@@ -1,4 +1,4 @@
-"""The command line: python -m shared.local_sagemaker start|status|env|stop."""
+"""The command line: python -m shared.local_sagemaker start|status|env|interrupt|stop."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
             return _status(state)
         if options.command == "env":
             return _env(state, options.json)
+        if options.command == "interrupt":
+            return _interrupt(state, options.job, options.seconds)
         supervision.stop(state, say=_say)
         return 0
     except supervision.SupervisionError as error:
@@ -45,7 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     env = commands.add_parser("env", help="print the shell lines that point AWS clients at the server")
     env.add_argument("--json", action="store_true", help="print the values as one JSON object")
     stop = commands.add_parser("stop", help="stop the server and everything it runs")
-    for command in (start, status, env, stop):
+    interrupt = commands.add_parser(
+        "interrupt", help="take the instances of a managed spot training job away, as AWS does when it needs them"
+    )
+    interrupt.add_argument("job", help="the name of the training job")
+    interrupt.add_argument(
+        "--seconds", type=float, default=0.0, help="how long no other instances are to be had (default: %(default)s)"
+    )
+    for command in (start, status, env, stop, interrupt):
         command.add_argument(
             "--state", type=Path, default=default_state_root(), help="the state folder (default: %(default)s)"
         )
@@ -81,7 +90,15 @@ def _status(state: StateFolder) -> int:
     print(f"local SageMaker at {record.url} (process {record.pid}, state folder {state.root})")
     for endpoint in answer["endpoints"]:
         print(f"  endpoint {endpoint['name']}: {endpoint['status']} (logs: {state.endpoint_logs / endpoint['name']})")
+    for job in answer["training_jobs"]:
+        print(f"  training job {job['name']}: {job['status']} (logs: {job['logs']})")
     print(f"  server log: {state.server_log}")
+    return 0
+
+
+def _interrupt(state: StateFolder, job: str, seconds: float) -> int:
+    supervision.interrupt(state, job, seconds)
+    print(f"training job {job} is interrupted")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 
@@ -14,7 +15,7 @@ from . import moto_services, service_quotas
 from .faults import Fault, error_response, internal_failure
 from .service import Service
 from .signatures import Claim, read_claim
-from .state import STATUS_PATH, STATUS_SERVICE
+from .state import INTERRUPT_PATH, STATUS_PATH, STATUS_SERVICE
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,10 @@ class Application:
         self._active = 0
 
     def idle_seconds(self) -> float:
-        """Seconds since the last request ended; 0 while one is being answered."""
-        return 0.0 if self._active else time.monotonic() - self._last_request
+        """Seconds since the last request or training job ended; 0 while there is one."""
+        if self._active or self._service.is_training():
+            self._last_request = time.monotonic()
+        return time.monotonic() - self._last_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One HTTP request, as ASGI hands it over."""
@@ -79,6 +82,10 @@ class Application:
             return await service.moto.answer(claim.service, request, body)
         if claim.service == STATUS_SERVICE and request.scope["path"] == STATUS_PATH:
             return JSONResponse(service.describe())
+        if claim.service == STATUS_SERVICE and request.scope["path"] == INTERRUPT_PATH:
+            wish = json.loads(body)
+            service.interrupt(wish["job"], wish["seconds"])
+            return JSONResponse({})
         raise Fault(
             "UnknownService",
             f"The local SageMaker does not offer the AWS service {claim.service!r}. It offers SageMaker, "

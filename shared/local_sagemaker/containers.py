@@ -34,6 +34,9 @@ class Container:
     `root` is the container's folder on the host; `root/ml` is what it sees as /opt/ml. Where the machine has no mount
     namespaces, "/opt/ml" is rewritten to that folder in the command, the environment and the files that `relocate` is
     given. `log` gets each line of output (stdout and stderr in the order written) on a thread of this container.
+    Where there are mount namespaces, `hosts_file` is what it sees as /etc/hosts. With `await_all`, the grace period of
+    a `stop` lasts as long as any process of the container, not only the first, needs it. `on_end` is called once, on a
+    thread, when everything has ended.
     """
 
     def __init__(
@@ -46,6 +49,9 @@ class Container:
         working_folder: str = ML_FOLDER,
         grace_seconds: float = 5.0,
         remove_when_server_dies: Sequence[Path] = (),
+        hosts_file: Path | None = None,
+        await_all: bool = False,
+        on_end: Callable[[], None] | None = None,
         isolation: Isolation | None = None,
     ) -> None:
         self.isolation = available_isolation() if isolation is None else isolation
@@ -57,6 +63,9 @@ class Container:
         self._working_folder = self.inside(working_folder)
         self._grace_seconds = grace_seconds
         self._remove_when_server_dies = tuple(remove_when_server_dies)
+        self._hosts_file = hosts_file
+        self._await_all = await_all
+        self._on_end = on_end
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
         self._stopped = False
@@ -95,13 +104,15 @@ class Container:
             working_folder=self._working_folder,
             grace_seconds=self._grace_seconds,
             remove_when_server_dies=self._remove_when_server_dies,
+            hosts_file=self._hosts_file,
+            await_all=self._await_all,
         )
         with self._lock:
             if self._process is not None:
                 raise RuntimeError("this container was started before")
             if self._stopped:
                 self.exit_status = 128 + signal.SIGTERM
-                self._ended.set()
+                self._end()
                 return
             self._process = subprocess.Popen(
                 LAUNCHER_COMMAND,
@@ -147,7 +158,12 @@ class Container:
         self._process.stdout.close()
         self.exit_status = self._process.wait()
         self._process.stdin.close()
+        self._end()
+
+    def _end(self) -> None:
         self._ended.set()
+        if self._on_end is not None:
+            self._on_end()
 
     def _output(self) -> Iterator[bytes]:
         """What the container writes, until its end; a process that outlived it may keep the pipe open."""

@@ -13,6 +13,7 @@ from .telemetry import Telemetry
 
 if TYPE_CHECKING:
     from .hosting import Deployment
+    from .training_runs import TrainingRun
 
 
 @dataclass
@@ -31,6 +32,7 @@ class Context:
     container_environment: dict[str, str]
     endpoints_changed: Callable[[], None]
     deployments: dict[str, Deployment] = field(default_factory=dict)
+    training_runs: dict[str, TrainingRun] = field(default_factory=dict)
 
 
 Operation = Callable[[Context, dict[str, Any]], dict[str, Any]]

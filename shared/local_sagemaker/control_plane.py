@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import endpoint_configs, endpoints, models, tags
+from . import endpoint_configs, endpoints, models, tags, training_jobs
 from .context import Context, Operation
 from .faults import Fault
 from .schema import parse_json, service_model, validate
@@ -18,6 +18,7 @@ OPERATIONS: dict[str, Operation] = {
     **endpoint_configs.OPERATIONS,
     **endpoints.OPERATIONS,
     **tags.OPERATIONS,
+    **training_jobs.OPERATIONS,
 }
 
 

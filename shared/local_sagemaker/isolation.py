@@ -91,6 +91,8 @@ def launcher_settings(
     working_folder: str = "/",
     grace_seconds: float = 0.0,
     remove_when_server_dies: tuple[Path, ...] = (),
+    hosts_file: Path | None = None,
+    await_all: bool = False,
 ) -> dict:
     """What the launcher reads from its first line; makes the folders `ml` and `staging` in `root`."""
     folders = {name: root / name for name in ("ml", "staging")}
@@ -102,6 +104,8 @@ def launcher_settings(
         "staging_folder": str(folders["staging"].resolve()),
         "working_folder": working_folder,
         "grace_seconds": grace_seconds,
+        "hosts_file": None if hosts_file is None else str(hosts_file.resolve()),
+        "await_all": await_all,
         "remove_when_server_dies": [str(folder) for folder in remove_when_server_dies],
         "mount_namespace": isolation.mount_namespace,
         "pid_namespace": isolation.pid_namespace,

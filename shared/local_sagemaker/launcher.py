@@ -33,6 +33,7 @@ CANNOT_START = 126
 KILL_SECONDS = 10.0
 LOOK_SECONDS = 1.0
 ML_FOLDER = "/opt/ml"
+HOSTS_FILE = "/etc/hosts"
 
 on_linux = sys.platform == "linux"
 libc = ctypes.CDLL(None, use_errno=True)
@@ -95,6 +96,14 @@ def mount_ml_folder(folder: str, staging: str) -> None:
     mount(staging, parent, None, MS_BIND | MS_REC)
 
 
+def mount_hosts_file(path: str) -> None:
+    """Show `path` as /etc/hosts to this process and its children only."""
+    try:
+        mount(path, HOSTS_FILE, None, MS_BIND)
+    except OSError as error:
+        print(f"the names of the job's hosts are not known in this container: {error}", file=sys.stderr, flush=True)
+
+
 def shell_status(status: int) -> int:
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
@@ -106,6 +115,8 @@ def run_init(settings: dict) -> int:
         prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if settings["mount_namespace"]:
         mount_ml_folder(settings["ml_folder"], settings["staging_folder"])
+        if settings["hosts_file"]:
+            mount_hosts_file(settings["hosts_file"])
     if settings["pid_namespace"]:
         mount("proc", "/proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
 
@@ -124,10 +135,17 @@ def run_init(settings: dict) -> int:
         run_main(settings)
     if asked_to_end:
         signal_group(main, signal.SIGTERM)
+    main_status = None
     while True:
-        pid, status = os.wait()
+        try:
+            pid, status = os.wait()
+        except ChildProcessError:
+            return main_status
         if pid == main:
-            return shell_status(status)
+            main_status = shell_status(status)
+            # In a namespace the others end with this process; they may still be at what the signal asks of them.
+            if not (asked_to_end and settings["await_all"] and settings["pid_namespace"]):
+                return main_status
 
 
 def signal_group(pid: int, number: int) -> None:
@@ -245,7 +263,7 @@ def supervise(init: int, settings: dict, wakeup: int) -> int:
     """Wait until the container has ended by itself, was asked to end, or the server is gone; leave no process."""
     descendants = Descendants()
     try:
-        status = wait_for_end(init, settings["grace_seconds"], wakeup, descendants)
+        status = wait_for_end(init, settings, wakeup, descendants)
     finally:
         if settings["pid_namespace"]:
             kill_namespace(init)
@@ -258,7 +276,7 @@ def supervise(init: int, settings: dict, wakeup: int) -> int:
     return 128 + signal.SIGKILL
 
 
-def wait_for_end(init: int, grace_seconds: float, wakeup: int, descendants: Descendants) -> int | None:
+def wait_for_end(init: int, settings: dict, wakeup: int, descendants: Descendants) -> int | None:
     """The container's exit status; None when the server has closed its end of the pipe."""
     deadline = None
     server = sys.stdin.fileno()
@@ -273,6 +291,8 @@ def wait_for_end(init: int, grace_seconds: float, wakeup: int, descendants: Desc
             signals = os.read(wakeup, 4096)
             ended = reap()
             if init in ended:
+                if deadline is not None and settings["await_all"]:
+                    wait_for_others(descendants, deadline)
                 return shell_status(ended[init])
             if signal.SIGTERM in signals:
                 return 128 + signal.SIGTERM
@@ -280,10 +300,19 @@ def wait_for_end(init: int, grace_seconds: float, wakeup: int, descendants: Desc
             if not os.read(server, 4096):
                 return None
             if deadline is None:
-                deadline = time.monotonic() + grace_seconds
+                deadline = time.monotonic() + settings["grace_seconds"]
                 os.kill(init, signal.SIGTERM)
         if deadline is not None and time.monotonic() >= deadline:
             return 128 + signal.SIGKILL
+
+
+def wait_for_others(descendants: Descendants, deadline: float) -> None:
+    """Wait until every process that came from this one has ended, the deadline passes, or the server says more."""
+    while descendants.living() and time.monotonic() < deadline:
+        ready, _, _ = select.select([sys.stdin.fileno()], [], [], 0.05)
+        if ready:
+            return
+        reap()
 
 
 def read_settings() -> dict:

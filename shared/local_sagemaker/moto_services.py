@@ -10,9 +10,10 @@ import io
 import os
 import tempfile
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -23,6 +24,9 @@ from .faults import Fault
 from .iam import simulate_principal_policy, simulated_policy_request
 from .state import ACCOUNT, ROLE_NAME, default_bucket, execution_role_arn
 from .wsgi import WSGIApplication, build_environ, call_application, environ_key
+
+if TYPE_CHECKING:
+    from .objects import StoredObject
 
 SERVICES = {
     "s3": "s3",
@@ -137,6 +141,38 @@ class MotoServices:
         from . import objects
 
         objects.fetch(url, path)
+
+    def alarm_states(self, names: Iterable[str]) -> dict[str, str | None]:
+        """The state (OK, ALARM, INSUFFICIENT_DATA) of each CloudWatch alarm, None where there is none of the name."""
+        self._ready.wait()
+        from moto.cloudwatch.models import cloudwatch_backends
+
+        alarms = cloudwatch_backends[ACCOUNT][self._region].alarms
+        return {name: alarms[name].state_value if name in alarms else None for name in names}
+
+    def bucket_exists(self, url: str) -> bool:
+        """Whether the bucket of an s3:// URL is there."""
+        self._ready.wait()
+        from . import objects
+
+        return objects.find_bucket(url)
+
+    def list_objects(self, url: str) -> list[StoredObject]:
+        """The objects whose s3:// URL begins with `url`, sorted by key."""
+        self._ready.wait()
+        from . import objects
+
+        return objects.list_prefix(url)
+
+    def store_object(self, path: Path, url: str) -> None:
+        """Make a file, which nobody changes afterwards, the object of an s3:// URL.
+
+        Raises FileNotFoundError where the bucket is missing.
+        """
+        self._ready.wait()
+        from . import objects
+
+        objects.store(path, url)
 
     def check_role(self, arn: str) -> None:
         """Raise AWS's fault where SageMaker could not assume the role `arn`."""

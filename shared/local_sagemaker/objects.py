@@ -16,6 +16,7 @@ import tempfile
 import zlib
 from base64 import b64encode
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -263,8 +264,53 @@ def fetch(url: str, path: Path) -> None:
         raise
 
 
-def _find(url: str) -> FakeKey | None:
+@dataclass(frozen=True)
+class StoredObject:
+    """An object that a listing found; `size` in bytes."""
+
+    key: str
+    size: int
+
+
+def find_bucket(url: str) -> bool:
+    """Whether the bucket of an s3:// URL is there."""
+    return split_url(url)[0] in s3_backends[ACCOUNT]["aws"].buckets
+
+
+def list_prefix(url: str) -> list[StoredObject]:
+    """The objects whose URL begins with `url`, sorted by key; none where the bucket is missing."""
+    bucket_name, prefix = split_url(url)
+    backend = s3_backends[ACCOUNT]["aws"]
+    bucket = backend.buckets.get(bucket_name)
+    if bucket is None:
+        return []
+    keys = backend.list_objects(bucket, prefix, None, None, None)[0]
+    return [StoredObject(key.name, key.size) for key in keys]
+
+
+def store(path: Path, url: str) -> None:
+    """Make the file `path`, which must not be changed afterwards, the object of an s3:// URL.
+
+    A large one is not copied. Raises FileNotFoundError where the bucket is missing.
+    """
+    bucket_name, key_name = split_url(url)
+    if not find_bucket(url):
+        raise FileNotFoundError(f"no such bucket: {bucket_name}")
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        small = size <= LARGE
+        value = file.read() if small else Content(ObjectFile(os.dup(file.fileno()), size), 0, size)
+    s3_backends[ACCOUNT]["aws"].put_object(bucket_name, key_name, value)
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """Bucket and key of an s3:// URL."""
     bucket_name, _, key_name = url.removeprefix("s3://").partition("/")
+    return bucket_name, key_name
+
+
+def _find(url: str) -> FakeKey | None:
+    bucket_name, key_name = split_url(url)
     bucket = s3_backends[ACCOUNT]["aws"].buckets.get(bucket_name)
     if bucket is None or not key_name:
         return None

@@ -47,6 +47,7 @@ def serve(state: StateFolder, port: int | None, region: str, foreground: bool) -
         raise StartError(f"Another local SageMaker already uses the state folder {state.root}.")
     # Working folders of containers whose server was killed: they have ended, and nobody else takes what they left.
     shutil.rmtree(state.root / "endpoints", ignore_errors=True)
+    shutil.rmtree(state.training, ignore_errors=True)
     listener = _bind(state, port)
     record = ServerRecord(secrets.token_hex(16), os.getpid(), listener.getsockname()[1], region, time.time())
     _prepare_process(state, record)

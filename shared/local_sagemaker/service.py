@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import control_plane, endpoints, runtime
+from . import control_plane, endpoints, runtime, training_jobs
 from .context import Context
 from .faults import Fault
 from .moto_services import MotoServices
@@ -51,6 +51,7 @@ class Service:
         service_model("sagemaker")
         service_model("sagemaker-runtime")
         self._context.telemetry.start()
+        training_jobs.restore_lost(self._context)
         importlib.import_module(".hosting", __package__)
 
     async def answer_sagemaker(self, request: Request, region: str, body: bytes) -> Response:
@@ -68,11 +69,23 @@ class Service:
 
     def describe(self) -> dict[str, Any]:
         """What the server tells its own command line."""
-        return dataclasses.asdict(self._record) | {"endpoints": endpoints.describe_all(self._context)}
+        return dataclasses.asdict(self._record) | {
+            "endpoints": endpoints.describe_all(self._context),
+            "training_jobs": training_jobs.describe_all(self._context, self._state),
+        }
+
+    def is_training(self) -> bool:
+        """Whether a training job is under way."""
+        return bool(self._context.training_runs)
+
+    def interrupt(self, job: str, seconds: float) -> None:
+        """Interrupt a managed spot training job; new instances come after so many seconds. Raises faults."""
+        training_jobs.interrupt(self._context, job, seconds)
 
     def close(self) -> None:
         """End every process and hand over the last log lines."""
         try:
+            training_jobs.abandon_all(self._context)
             endpoints.stop_all(self._context)
         finally:
             self._context.telemetry.close()

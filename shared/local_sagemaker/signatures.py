@@ -172,9 +172,11 @@ def _signature_fault(message: str) -> Fault:
     return Fault("InvalidSignatureException", message, status=403)
 
 
-def sign(credentials: Credentials, service: str, region: str, method: str, url: str) -> dict[str, str]:
-    """The headers that sign a request without a body, for the command line's own calls to the server."""
-    request = botocore.awsrequest.AWSRequest(method=method, url=url)
+def sign(
+    credentials: Credentials, service: str, region: str, method: str, url: str, body: bytes = b""
+) -> dict[str, str]:
+    """The headers that sign a request, for the command line's own calls to the server."""
+    request = botocore.awsrequest.AWSRequest(method=method, url=url, data=body)
     keys = botocore.credentials.Credentials(credentials.access_key, credentials.secret_key)
     botocore.auth.SigV4Auth(keys, service, region).add_auth(request)
     return dict(request.headers.items())

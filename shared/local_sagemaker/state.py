@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 ACCOUNT = "123456789012"
 DEFAULT_REGION = "us-east-1"
@@ -37,6 +38,8 @@ _HARMLESS = {
 STATUS_PATH = "/local-sagemaker"
 """Where the server tells who it is; the signing name of that request is `STATUS_SERVICE`."""
 STATUS_SERVICE = "local-sagemaker"
+INTERRUPT_PATH = f"{STATUS_PATH}/interrupt"
+"""Where the server is told to take a spot training job's instances away."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,11 @@ class StateFolder:
         self.logs = self.root / "logs"
         self.server_log = self.logs / "server.log"
         self.endpoint_logs = self.logs / "endpoints"
+        self.training_logs = self.logs / "training-jobs"
         self.objects = self.root / "objects"
+        self.artifacts = self.root / "artifacts"
+        self.training = self.root / "training"
+        self.training_records = self.root / "training-records"
         self.credentials_file = self.root / "credentials"
         self.config_file = self.root / "config"
         self.sdk_config_file = self.root / "sagemaker-sdk.yaml"
@@ -90,7 +97,7 @@ class StateFolder:
             raise OSError("it holds other files; name a new or empty folder")
         self.root.chmod(0o700)
         marker.touch(mode=0o600)
-        for folder in (self.logs, self.endpoint_logs, self.objects):
+        for folder in (self.logs, self.endpoint_logs, self.training_logs, self.objects, self.training_records):
             folder.mkdir(exist_ok=True)
 
     # -- who runs ------------------------------------------------------------------------------------------------
@@ -149,6 +156,25 @@ class StateFolder:
         self._record_file.unlink(missing_ok=True)
 
     # -- what is remembered --------------------------------------------------------------------------------------
+
+    def write_training_record(self, name: str, content: dict[str, Any]) -> None:
+        """Keep what is known of a training job under way, for the next start, should this server be killed."""
+        self._write_private(self.training_records / f"{name}.json", json.dumps(content))
+
+    def remove_training_record(self, name: str) -> None:
+        """Forget a training job that has ended."""
+        (self.training_records / f"{name}.json").unlink(missing_ok=True)
+
+    def take_training_records(self) -> list[dict[str, Any]]:
+        """The training jobs that were under way when the last server was killed; forgets them."""
+        records = []
+        for path in sorted(self.training_records.glob("*.json")):
+            try:
+                records.append(json.loads(path.read_text()))
+            except ValueError:
+                records.append({"name": path.stem})
+            path.unlink()
+        return records
 
     def remembered_port(self) -> int | None:
         """The port of the last server, so that clients configured then find the next one; None before the first."""

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from .state import STATUS_PATH, STATUS_SERVICE, ServerRecord, StateFolder, package_root
+from .state import INTERRUPT_PATH, STATUS_PATH, STATUS_SERVICE, ServerRecord, StateFolder, package_root
 
 _START_SECONDS = 60.0
 _STOP_SECONDS = 30.0
@@ -40,15 +40,8 @@ def running(state: StateFolder) -> ServerRecord | None:
 
 def ask(state: StateFolder, record: ServerRecord, timeout: float = 10.0) -> dict[str, Any]:
     """What the server of `record` says about itself. Raises SupervisionError where it is silent or somebody else."""
-    # Imported late: `env` and `stop` do without botocore and are quick.
-    from .signatures import sign
-
-    url = record.url + STATUS_PATH
-    request = urllib.request.Request(url, headers=sign(state.credentials(), STATUS_SERVICE, record.region, "GET", url))
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=timeout) as response:
-            answer = json.load(response)
+        answer = _call(state, record, STATUS_PATH, None, timeout)
     except (OSError, ValueError) as error:
         raise SupervisionError(
             f"process {record.pid} should answer at {record.url} and does not ({error}). See {state.server_log}; "
@@ -57,6 +50,38 @@ def ask(state: StateFolder, record: ServerRecord, timeout: float = 10.0) -> dict
     if not isinstance(answer, dict) or answer.get("id") != record.id:
         raise SupervisionError(f"another program answers at {record.url}; stop and start the local SageMaker.")
     return answer
+
+
+def interrupt(state: StateFolder, job: str, seconds: float) -> None:
+    """Have the running server interrupt a managed spot training job, which goes on after so many seconds.
+
+    Raises SupervisionError where no server runs, or the job cannot be interrupted.
+    """
+    record = running(state)
+    if record is None:
+        raise SupervisionError(f"no server runs for the state folder {state.root}, so there is no job to interrupt.")
+    try:
+        _call(state, record, INTERRUPT_PATH, {"job": job, "seconds": seconds})
+    except urllib.error.HTTPError as error:
+        raise SupervisionError(json.load(error)["message"]) from error
+    except OSError as error:
+        raise SupervisionError(f"the server at {record.url} does not answer: {error}") from error
+
+
+def _call(
+    state: StateFolder, record: ServerRecord, path: str, body: dict[str, Any] | None, timeout: float = 10.0
+) -> Any:
+    """The server's answer to a request of its own command line: GET, or POST with a body."""
+    # Imported late: `env` and `stop` do without botocore and are quick.
+    from .signatures import sign
+
+    url = record.url + path
+    method, data = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
+    headers = sign(state.credentials(), STATUS_SERVICE, record.region, method, url, data)
+    request = urllib.request.Request(url, data=data or None, headers=headers, method=method)
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=timeout) as response:
+        return json.load(response)
 
 
 def start(state: StateFolder, port: int | None, region: str, say: Say) -> ServerRecord:

@@ -1,21 +1,26 @@
-"""What an endpoint leaves behind: log lines in CloudWatch Logs and in plain files, invocation metrics in CloudWatch.
+"""What endpoints and training jobs leave behind: log lines in CloudWatch Logs and in plain files, CloudWatch metrics.
 
 Both are collected in memory and handed to moto by a thread of its own, away from the requests.
 """
 
 from __future__ import annotations
 
+import datetime
 import logging
 import threading
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import IO, Any
 
 from .state import ACCOUNT, StateFolder
 
 _FLUSH_SECONDS = 0.5
 _MAX_EVENT_CHARACTERS = 60_000
+
+TRAINING_LOG_GROUP = "/aws/sagemaker/TrainingJobs"
+"""The log group of all training jobs, and the namespace of their metrics."""
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +47,7 @@ def log_group(endpoint_name: str) -> str:
 
 
 class Telemetry:
-    """Collects log lines and metrics of all endpoints."""
+    """Collects log lines and metrics of all endpoints and training jobs."""
 
     def __init__(self, state: StateFolder, region: str):
         self._state = state
@@ -51,8 +56,9 @@ class Telemetry:
         self._flush_lock = threading.Lock()
         self._events: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         self._metrics: dict[tuple[str, str, str, str], _Statistics] = defaultdict(_Statistics)
-        self._files: dict[tuple[str, str], IO[bytes]] = {}
-        self._unwritable: set[tuple[str, str]] = set()
+        self._training_metrics: list[dict[str, Any]] = []
+        self._files: dict[Path, IO[bytes]] = {}
+        self._unwritable: set[Path] = set()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._flush_regularly, name="telemetry", daemon=True)
 
@@ -62,21 +68,27 @@ class Telemetry:
 
     def log(self, endpoint_name: str, stream: str, line: str) -> None:
         """Add one line to log stream `stream` of the endpoint. Thread-safe."""
+        self._add(log_group(endpoint_name), stream, self._state.endpoint_logs / endpoint_name / f"{stream}.log", line)
+
+    def log_training(self, stream: str, line: str) -> None:
+        """Add one line to log stream `stream`, `<job>/<host>-<time>`, of the training jobs. Thread-safe."""
+        self._add(TRAINING_LOG_GROUP, stream, self._state.training_logs / f"{stream}.log", line)
+
+    def _add(self, group: str, stream: str, path: Path, line: str) -> None:
         now = int(time.time() * 1000)
         with self._lock:
-            self._events[endpoint_name, stream].append({"timestamp": now, "message": line[:_MAX_EVENT_CHARACTERS]})
+            self._events[group, stream].append({"timestamp": now, "message": line[:_MAX_EVENT_CHARACTERS]})
             try:
-                self._write_line(endpoint_name, stream, line)
+                self._write_line(path, line)
             except OSError as error:
                 # The line is in CloudWatch Logs. A full disk must not keep a container's output from being read.
-                if (endpoint_name, stream) not in self._unwritable:
-                    self._unwritable.add((endpoint_name, stream))
-                    log.error("the log file of %s of endpoint %s cannot be written: %s", stream, endpoint_name, error)
+                if path not in self._unwritable:
+                    self._unwritable.add(path)
+                    log.error("the log file %s cannot be written: %s", path, error)
 
-    def _write_line(self, endpoint_name: str, stream: str, line: str) -> None:
-        file = self._files.pop((endpoint_name, stream), None)
+    def _write_line(self, path: Path, line: str) -> None:
+        file = self._files.pop(path, None)
         if file is None:
-            path = self._state.endpoint_logs / endpoint_name / f"{stream}.log"
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("ab", buffering=0)
         try:
@@ -84,7 +96,19 @@ class Telemetry:
         except BaseException:
             file.close()
             raise
-        self._files[endpoint_name, stream] = file
+        self._files[path] = file
+
+    def training_metric(self, job_name: str, metric: str, value: float, timestamp: float) -> None:
+        """Add one value of a training job's metric, measured at `timestamp` (Unix seconds). Thread-safe."""
+        datum = {
+            "MetricName": metric,
+            "Dimensions": [{"Name": "TrainingJobName", "Value": job_name}],
+            "Unit": "None",
+            "Value": value,
+            "Timestamp": datetime.datetime.fromtimestamp(timestamp, datetime.UTC),
+        }
+        with self._lock:
+            self._training_metrics.append(datum)
 
     def invocation(
         self, endpoint_name: str, variant: str, status: int, model_microseconds: float, total_microseconds: float
@@ -104,9 +128,16 @@ class Telemetry:
 
     def forget(self, endpoint_name: str) -> None:
         """Close the log files of an endpoint that is gone."""
+        self._close_below(self._state.endpoint_logs / endpoint_name)
+
+    def forget_training(self, job_name: str) -> None:
+        """Close the log files of a training job that has ended."""
+        self._close_below(self._state.training_logs / job_name)
+
+    def _close_below(self, folder: Path) -> None:
         with self._lock:
-            for key in [key for key in self._files if key[0] == endpoint_name]:
-                self._files.pop(key).close()
+            for path in [path for path in self._files if folder in path.parents]:
+                self._files.pop(path).close()
 
     def flush(self) -> None:
         """Hand over everything collected until now; returns when clients can read it."""
@@ -114,10 +145,13 @@ class Telemetry:
             with self._lock:
                 events, self._events = self._events, defaultdict(list)
                 metrics, self._metrics = self._metrics, defaultdict(_Statistics)
+                training_metrics, self._training_metrics = self._training_metrics, []
             if events:
                 self._write_events(events)
             if metrics:
                 self._write_metrics(metrics)
+            if training_metrics:
+                self._put_metrics(TRAINING_LOG_GROUP, training_metrics)
 
     def close(self) -> None:
         """Hand over the rest and end the thread."""
@@ -141,15 +175,12 @@ class Telemetry:
         from moto.logs.models import logs_backends
 
         backend = logs_backends[ACCOUNT][self._region]
-        for (endpoint_name, stream), lines in events.items():
-            group = log_group(endpoint_name)
+        for (group, stream), lines in events.items():
             backend.ensure_log_group(group)
             backend.ensure_log_stream(group, stream)
             backend.put_log_events(group, stream, sorted(lines, key=lambda line: line["timestamp"]))
 
     def _write_metrics(self, metrics: dict[tuple[str, str, str, str], _Statistics]) -> None:
-        from moto.cloudwatch.models import cloudwatch_backends
-
         data = []
         for (endpoint_name, variant, name, unit), statistics in metrics.items():
             values = {
@@ -163,4 +194,9 @@ class Telemetry:
                 {"Name": "VariantName", "Value": variant},
             ]
             data.append({"MetricName": name, "Dimensions": dimensions, "Unit": unit, "StatisticValues": values})
-        cloudwatch_backends[ACCOUNT][self._region].put_metric_data("AWS/SageMaker", data)
+        self._put_metrics("AWS/SageMaker", data)
+
+    def _put_metrics(self, namespace: str, data: list[dict[str, Any]]) -> None:
+        from moto.cloudwatch.models import cloudwatch_backends
+
+        cloudwatch_backends[ACCOUNT][self._region].put_metric_data(namespace, data)
