@@ -61,12 +61,20 @@ class ContainerClient:
         self._variant = variant
         self._session: aiohttp.ClientSession | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.under_way = 0  # Requests without their full answer. Changed in the event loop, read anywhere.
 
     async def invoke(self, headers: dict[str, str], body: bytes, *, stream: bool) -> Invocation:
         """POST /invocations. Without `stream` the answer is complete when this returns.
 
         Raises InvocationTimeout, ContainerUnavailable; reading a streamed body raises InvocationTimeout, StreamBroken.
         """
+        self.under_way += 1
+        try:
+            return await self._invoke(headers, body, stream)
+        finally:
+            self.under_way -= 1
+
+    async def _invoke(self, headers: dict[str, str], body: bytes, stream: bool) -> Invocation:
         started = time.perf_counter()
         limit = STREAM_SECONDS if stream else INVOCATION_SECONDS
         deadline = asyncio.get_running_loop().time() + limit
@@ -104,6 +112,7 @@ class ContainerClient:
         deadline: float,
         limit: float,
     ) -> AsyncIterator[bytes]:
+        self.under_way += 1
         try:
             while True:
                 # Not around the yield: the limit is the container's, and a caller may take its time.
@@ -118,6 +127,7 @@ class ContainerClient:
             raise StreamBroken(f"the container broke off its answer: {error}", self._variant) from error
         finally:
             # Closes the connection unless the answer is complete, which tells the container to stop generating.
+            self.under_way -= 1
             response.close()
             invocation.model_latency_us = (time.perf_counter() - started) * 1e6
 

@@ -12,7 +12,7 @@ from .state import StateFolder
 from .telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from .hosting import Deployment
+    from .fleets import Fleets
     from .training_runs import TrainingRun
 
 
@@ -31,7 +31,7 @@ class Context:
     telemetry: Telemetry
     container_environment: dict[str, str]
     endpoints_changed: Callable[[], None]
-    deployments: dict[str, Deployment] = field(default_factory=dict)
+    fleets: dict[str, Fleets] = field(default_factory=dict)
     training_runs: dict[str, TrainingRun] = field(default_factory=dict)
 
 

@@ -119,6 +119,12 @@ class ModelInstance:
         if container is not None:
             container.stop()
 
+    @property
+    def requests_under_way(self) -> int:
+        """How many requests the container has not answered in full."""
+        client = self.client
+        return 0 if client is None else client.under_way
+
     def log(self, line: str) -> None:
         """Write a line to the instance's log stream."""
         self._surroundings.log(self._stream, line)

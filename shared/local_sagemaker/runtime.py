@@ -25,7 +25,8 @@ from .state import ACCOUNT
 from .telemetry import log_group
 
 if TYPE_CHECKING:
-    from .hosting import Deployment, Invocation
+    from .fleets import Fleets
+    from .hosting import Invocation
 
 BODY_LIMIT = 25 << 20
 """Bytes of a request to an endpoint."""
@@ -68,10 +69,10 @@ async def answer(context: Context, request: Request, body: bytes) -> Response:
     given = _checked_members(operation, name, request)
     if len(body) > BODY_LIMIT:
         raise Fault("413", f"HTTP content length exceeded {BODY_LIMIT} bytes.", 413)
-    deployment = find_in_service(context, name)
-    if deployment is None:
+    fleets = find_in_service(context, name)
+    if fleets is None:
         raise Fault("ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
-    call = _Call(context, name, deployment, given, body)
+    call = _Call(context, name, fleets, given, body)
     return await (call.answer() if operation == "InvokeEndpoint" else call.stream())
 
 
@@ -114,11 +115,11 @@ class _Call:
     """One invocation of an endpoint."""
 
     def __init__(
-        self, context: Context, endpoint_name: str, deployment: Deployment, given: dict[str, str], body: bytes
+        self, context: Context, endpoint_name: str, fleets: Fleets, given: dict[str, str], body: bytes
     ):
         self._context = context
         self._endpoint_name = endpoint_name
-        self._deployment = deployment
+        self._fleets = fleets
         self._given = given
         self._body = body
         self._started = time.perf_counter()
@@ -145,7 +146,7 @@ class _Call:
 
         variant = self._given.get("TargetVariant")
         try:
-            return await self._deployment.invoke(
+            return await self._fleets.invoke(
                 self._container_headers(), self._body, target_variant=variant, stream=stream
             )
         except UnknownVariant:

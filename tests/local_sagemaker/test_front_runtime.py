@@ -44,7 +44,7 @@ def answer(action: str, container: Any) -> tuple[list[tuple[int, float | None]],
     counted: list[tuple[int, float | None]] = []
     telemetry = SimpleNamespace(invocation=lambda name, variant, status, model, total: counted.append((status, model)))
     context = SimpleNamespace(
-        store=store, region="us-east-1", telemetry=telemetry, deployments={record.arn: Deployment(container)}
+        store=store, region="us-east-1", telemetry=telemetry, fleets={record.arn: Deployment(container)}
     )
     scope = {
         "type": "http",

@@ -90,6 +90,29 @@ REQUESTS: dict[str, dict[str, Any]] = {
         "Tags": TAGS,
     },
     "CreateEndpoint": {"EndpointName": "an-endpoint", "EndpointConfigName": "a-config", "Tags": TAGS},
+    "UpdateEndpoint": {
+        "EndpointName": "an-endpoint",
+        "EndpointConfigName": "a-config",
+        "RetainAllVariantProperties": True,
+        "ExcludeRetainedVariantProperties": [{"VariantPropertyType": "DesiredWeight"}],
+        "RetainDeploymentConfig": False,
+        "DeploymentConfig": {
+            "BlueGreenUpdatePolicy": {
+                "TrafficRoutingConfiguration": {
+                    "Type": "CANARY",
+                    "WaitIntervalInSeconds": 60,
+                    "CanarySize": {"Type": "CAPACITY_PERCENT", "Value": 30},
+                },
+                "TerminationWaitInSeconds": 60,
+                "MaximumExecutionTimeoutInSeconds": 1800,
+            },
+            "AutoRollbackConfiguration": {"Alarms": [{"AlarmName": "errors"}]},
+        },
+    },
+    "UpdateEndpointWeightsAndCapacities": {
+        "EndpointName": "an-endpoint",
+        "DesiredWeightsAndCapacities": [{"VariantName": "A", "DesiredWeight": 0.5, "DesiredInstanceCount": 2}],
+    },
     "DescribeModel": {"ModelName": "m"},
     "DescribeEndpointConfig": {"EndpointConfigName": "c"},
     "DescribeEndpoint": {"EndpointName": "e"},
@@ -311,7 +334,7 @@ def test_messages_are_worded_as_aws_words_them(operation: str, request_: dict[st
 
 
 def test_unknown_operations_are_named(server: LocalServer) -> None:
-    for operation in ("CreateTrainingJob", "ListTrainingJobs", "UpdateEndpoint", "CreateTransformJob"):
+    for operation in ("CreateNotebookInstance", "ListPipelines", "CreateTransformJob"):
         status, _, answer = server.call(operation, b"{}")
         refused = json.loads(answer)
         assert (status, refused["__type"]) == (400, "UnknownOperationException")
