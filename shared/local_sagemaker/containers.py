@@ -34,9 +34,9 @@ class Container:
     `root` is the container's folder on the host; `root/ml` is what it sees as /opt/ml. Where the machine has no mount
     namespaces, "/opt/ml" is rewritten to that folder in the command, the environment and the files that `relocate` is
     given. `log` gets each line of output (stdout and stderr in the order written) on a thread of this container.
-    Where there are mount namespaces, `hosts_file` is what it sees as /etc/hosts. With `await_all`, the grace period of
-    a `stop` lasts as long as any process of the container, not only the first, needs it. `on_end` is called once, on a
-    thread, when everything has ended.
+    Where there are mount namespaces, `hosts_file` is what it sees as /etc/hosts. With `await_group`, the grace period
+    of a `stop` is for every process of the first one's group, not only for the first itself. `on_end` is called once,
+    on a thread, when everything has ended.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Container:
         grace_seconds: float = 5.0,
         remove_when_server_dies: Sequence[Path] = (),
         hosts_file: Path | None = None,
-        await_all: bool = False,
+        await_group: bool = False,
         on_end: Callable[[], None] | None = None,
         isolation: Isolation | None = None,
     ) -> None:
@@ -64,7 +64,7 @@ class Container:
         self._grace_seconds = grace_seconds
         self._remove_when_server_dies = tuple(remove_when_server_dies)
         self._hosts_file = hosts_file
-        self._await_all = await_all
+        self._await_group = await_group
         self._on_end = on_end
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
@@ -105,7 +105,7 @@ class Container:
             grace_seconds=self._grace_seconds,
             remove_when_server_dies=self._remove_when_server_dies,
             hosts_file=self._hosts_file,
-            await_all=self._await_all,
+            await_group=self._await_group,
         )
         with self._lock:
             if self._process is not None:

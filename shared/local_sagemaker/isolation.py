@@ -92,7 +92,7 @@ def launcher_settings(
     grace_seconds: float = 0.0,
     remove_when_server_dies: tuple[Path, ...] = (),
     hosts_file: Path | None = None,
-    await_all: bool = False,
+    await_group: bool = False,
 ) -> dict:
     """What the launcher reads from its first line; makes the folders `ml` and `staging` in `root`."""
     folders = {name: root / name for name in ("ml", "staging")}
@@ -105,7 +105,7 @@ def launcher_settings(
         "working_folder": working_folder,
         "grace_seconds": grace_seconds,
         "hosts_file": None if hosts_file is None else str(hosts_file.resolve()),
-        "await_all": await_all,
+        "await_group": await_group,
         "remove_when_server_dies": [str(folder) for folder in remove_when_server_dies],
         "mount_namespace": isolation.mount_namespace,
         "pid_namespace": isolation.pid_namespace,

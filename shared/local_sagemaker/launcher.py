@@ -32,6 +32,7 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 CANNOT_START = 126
 KILL_SECONDS = 10.0
 LOOK_SECONDS = 1.0
+LOOK_AGAIN_SECONDS = 0.02
 ML_FOLDER = "/opt/ml"
 HOSTS_FILE = "/etc/hosts"
 
@@ -135,17 +136,24 @@ def run_init(settings: dict) -> int:
         run_main(settings)
     if asked_to_end:
         signal_group(main, signal.SIGTERM)
-    main_status = None
     while True:
-        try:
-            pid, status = os.wait()
-        except ChildProcessError:
-            return main_status
+        pid, status = os.wait()
         if pid == main:
-            main_status = shell_status(status)
-            # In a namespace the others end with this process; they may still be at what the signal asks of them.
-            if not (asked_to_end and settings["await_all"] and settings["pid_namespace"]):
-                return main_status
+            if asked_to_end and settings["await_group"]:
+                await_group(main)
+            return shell_status(status)
+
+
+def await_group(leader: int) -> None:
+    """Wait for the rest of a process group whose leader has ended: a shell dies of the signal at once, what it has
+    started may still be at what the signal asks of it. The launcher's patience is the limit."""
+    while True:
+        reap()
+        try:
+            os.killpg(leader, 0)
+        except (ProcessLookupError, PermissionError):
+            return
+        time.sleep(LOOK_AGAIN_SECONDS)
 
 
 def signal_group(pid: int, number: int) -> None:
@@ -291,8 +299,6 @@ def wait_for_end(init: int, settings: dict, wakeup: int, descendants: Descendant
             signals = os.read(wakeup, 4096)
             ended = reap()
             if init in ended:
-                if deadline is not None and settings["await_all"]:
-                    wait_for_others(descendants, deadline)
                 return shell_status(ended[init])
             if signal.SIGTERM in signals:
                 return 128 + signal.SIGTERM
@@ -304,15 +310,6 @@ def wait_for_end(init: int, settings: dict, wakeup: int, descendants: Descendant
                 os.kill(init, signal.SIGTERM)
         if deadline is not None and time.monotonic() >= deadline:
             return 128 + signal.SIGKILL
-
-
-def wait_for_others(descendants: Descendants, deadline: float) -> None:
-    """Wait until every process that came from this one has ended, the deadline passes, or the server says more."""
-    while descendants.living() and time.monotonic() < deadline:
-        ready, _, _ = select.select([sys.stdin.fileno()], [], [], 0.05)
-        if ready:
-            return
-        reap()
 
 
 def read_settings() -> dict:

@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from . import log_filters
 from .aws_chunked import ChunkDecoder
 from .faults import Fault
 from .iam import simulate_principal_policy, simulated_policy_request
@@ -99,6 +100,8 @@ class MotoServices:
         """moto's answer to `request`, of which `body` has been read, for the service with signing name `service`."""
         if service == "iam" and (simulation := simulated_policy_request(body)) is not None:
             return simulate_principal_policy(simulation, await run_in_threadpool(self._principals))
+        if request.headers.get("x-amz-target") == log_filters.OPERATION:
+            body = await run_in_threadpool(log_filters.with_stream_names, body, self._log_streams)
         return await run_in_threadpool(self._call, service, build_environ(request, io.BytesIO(body), len(body)))
 
     async def answer_s3(self, request: Request) -> Response:
@@ -192,6 +195,14 @@ class MotoServices:
 
         backend = iam_backends[ACCOUNT]["aws"]
         return {role.arn for role in backend.get_roles()} | {user.arn for user in backend.users.values()}
+
+    def _log_streams(self, group: str) -> list[str]:
+        """Names of the log streams of a group; none where the group does not exist."""
+        self._ready.wait()
+        from moto.logs.models import logs_backends
+
+        groups = logs_backends[ACCOUNT][self._region].groups
+        return list(groups[group].streams) if group in groups else []
 
     def _application(self, service: str) -> WSGIApplication:
         from moto.moto_server.werkzeug_app import create_backend_app

@@ -105,7 +105,8 @@ class Telemetry:
             "Dimensions": [{"Name": "TrainingJobName", "Value": job_name}],
             "Unit": "None",
             "Value": value,
-            "Timestamp": datetime.datetime.fromtimestamp(timestamp, datetime.UTC),
+            # moto's own times have no time zone.
+            "Timestamp": datetime.datetime.fromtimestamp(timestamp, datetime.UTC).replace(tzinfo=None),
         }
         with self._lock:
             self._training_metrics.append(datum)

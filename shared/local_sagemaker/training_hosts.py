@@ -93,7 +93,7 @@ class TrainingHost:
             grace_seconds=self._surroundings.grace_seconds,
             remove_when_server_dies=(self._surroundings.folder,),
             hosts_file=self._hosts_file(),
-            await_all=True,
+            await_group=True,
         )
         for channel in CODE_CHANNELS:
             if self.channel_folder(channel).is_dir():
@@ -160,6 +160,7 @@ class TrainingHost:
             "LOCAL_SAGEMAKER_MASTER_PORT": str(surroundings.master_port),
             "TRAINING_JOB_NAME": plan.name,
             "TRAINING_JOB_ARN": plan.arn,
+            "SAGEMAKER_BASE_DIR": ML_FOLDER,
             "SAGEMAKER_REGION": surroundings.region,
             **accelerators.environment(self._number, plan.instance_count),
             **surroundings.container_environment,
