@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import exp
 from random import Random
 
+import numpy as np
 from letters import says
 
 # What most readers feel about each kind of remark and each fault, on the scale of the sigmoid above.
@@ -72,3 +73,15 @@ def panel(count: int, seed: int) -> list[Reader]:
 def share_preferring(people: Sequence[Reader], letter: str, other: str) -> float:
     """The share of `people`, on average over their moods, who choose `letter` rather than `other`."""
     return sum(person.chance(letter, other) for person in people) / len(people)
+
+
+def liking(people: Sequence[Reader], letters: Sequence[str], others: Sequence[str]) -> np.ndarray:
+    """How each of `letters` does against `others`: the mean share, from 0 to 1, who would choose it; float64 [letters].
+
+    The mean goes over all people, their moods, and all other letters.
+    """
+    of_letters, of_others = (
+        np.array([[person.worth(text) for text in texts] for person in people]) for texts in (letters, others)
+    )
+    differences = of_letters[:, :, None] - of_others[:, None, :]
+    return (1 / (1 + np.exp(-differences.clip(-50, 50)))).mean(axis=(0, 2))
