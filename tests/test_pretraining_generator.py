@@ -25,6 +25,7 @@ from shared.pretraining.language.lexicon import LEXICON
 from shared.pretraining.language.reading import NOT_GIVEN, RELATIONS
 from shared.pretraining.language.stories import PLOTS, Cast, story
 from shared.pretraining.language.templates import TemplateError, pick, render, with_articles, with_capitals
+from shared.pretraining.language.wear import worn
 from shared.pretraining.language.words import invented_name, invented_word, is_held_out
 
 ROOT = Path(__file__).parent.parent
@@ -378,7 +379,7 @@ def test_held_out_frames_are_in_no_training_document(name):
     # The pattern finds what the frame makes.
     slots = {letter: "word" for letter in ("w", "x", "g", "b", "n", "a")}
     assert all(frame_pattern(frame).search(render(frame, Random(1), dict(slots), LEXICON)) for frame in frames)
-    for kind in ("opinions", "classification", "reading", "recall"):
+    for kind in ("opinions", "classification", "reading", "recall", "worn"):
         text = "\n".join(texts(kind, 1000))
         for frame in frames:
             assert not frame_pattern(frame).search(text), frame
@@ -563,3 +564,16 @@ def test_tidy_keeps_the_text_but_for_its_end(document):
     assert plain(tidied) == plain(document).rstrip()
     assert all(text for text, _ in tidied)
     assert all(left[1] != right[1] for left, right in zip(tidied, tidied[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    "frame", ["{n} lives in {a}.", "[Very|Really] {g}, this {x} of <season:s>.", "{n}'s home is {a}."]
+)
+def test_worn_frames_keep_their_slots_and_lose_the_words_between(frame):
+    slots = re.findall(r"\{\w+\}|<[^>]*>|\[[^\]]*\]", frame)
+    assert worn(Random(0), frame, 0) == frame
+    for seed in range(20):
+        changed = worn(Random(seed), frame, 1)
+        assert re.findall(r"\{\w+\}|<[^>]*>|\[[^\]]*\]", changed) == slots
+        assert changed != frame and changed.endswith(".")
+    assert worn(Random(1), frame) == worn(Random(1), frame)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from random import Random
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from shared.pretraining.language.document import Document, tidy
 from shared.pretraining.language.everyday import everyday
 from shared.pretraining.language.facts import facts
 from shared.pretraining.language.stories import story
+from shared.pretraining.language.wear import worn
 
 
 class Kind(NamedTuple):
@@ -28,19 +30,30 @@ class Kind(NamedTuple):
 # Stories are the longest, so their share of the tokens is larger. Copying from the prompt is learned suddenly;
 # the sooner, the more of the training is spent on what it makes possible.
 MIXTURE = (
-    Kind("stories", 0.10, 0.11, 0.08, ((lambda rng: [(story(rng), 1)], 1),)),
+    Kind("stories", 0.10, 0.11, 0.07, ((lambda rng: [(story(rng), 1)], 1),)),
     Kind("everyday", 0.04, 0.03, 0.02, ((lambda rng: [(everyday(rng), 1)], 1),)),
-    Kind("facts", 0.08, 0.13, 0.10, ((facts, 1),)),
-    Kind("opinions", 0.13, 0.17, 0.14, ((opinions.reviews, 8), (opinions.talk, 5), (opinions.replies, 4))),
-    Kind("classification", 0.25, 0.29, 0.22, ((classification, 14), (flipped, 3), (naming, 5), (word_lists, 3))),
+    Kind("facts", 0.08, 0.13, 0.08, ((facts, 1),)),
+    Kind("opinions", 0.13, 0.17, 0.12, ((opinions.reviews, 8), (opinions.talk, 5), (opinions.replies, 4))),
+    Kind("classification", 0.25, 0.29, 0.21, ((classification, 14), (flipped, 3), (naming, 5), (word_lists, 3))),
     Kind(
         "reading",
         0.20,
         0.25,
-        0.42,
+        0.25,
         ((reading.context_questions, 10), (reading.passages, 5), (reading.extraction, 4), (reading.against_memory, 1)),
     ),
     Kind("recall", 0.20, 0.02, 0.02, ((reading.recall, 2), (reading.copying, 1))),
+    Kind(
+        "worn",
+        0,
+        0,
+        0.23,
+        (
+            (partial(reading.context_questions, wear=worn), 10),
+            (partial(reading.passages, wear=worn), 3),
+            (partial(opinions.reviews, wear=worn), 5),
+        ),
+    ),
 )
 
 

@@ -36,7 +36,7 @@ def train_tokenizer(recipe: Recipe) -> Tokenizer:
         min_frequency=5,
         show_progress=False,
     )
-    sources = [documents(recipe.seed + 1_000, entry.name) for entry in MIXTURE]
+    sources = [documents(recipe.seed + 1_000, entry.name) for entry in MIXTURE if entry.later]
     texts = (plain(next(sources[number % len(sources)])) for number in range(recipe.tokenizer_documents))
     progress = tqdm(texts, total=recipe.tokenizer_documents, desc="tokenizer", unit="doc", mininterval=1)
     tokenizer.train_from_iterator(progress, trainer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 from shared.pretraining.language.document import ANSWER, Document
@@ -58,6 +59,7 @@ def review(
     held_out_frames: bool = False,
     by_word: bool = False,
     thing: str | None = None,
+    wear: Callable[..., str] | None = None,
 ) -> str:
     """One or two sentences of praise, blame or neither about one thing.
 
@@ -71,7 +73,9 @@ def review(
     slots = {"x": thing or rng.choice(_THINGS), slot[1]: words[0], f"{slot[1]}2": words[1]}
     count = 1 if by_word else rng.choice((1, 1, 1, 2))
     chosen = rng.sample(frames, min(count, len(frames)))
-    if not held_out_frames:
+    if wear:
+        chosen = [wear(rng, frame) if slot in frame else frame for frame in chosen]
+    elif not held_out_frames:
         chosen = [_with_asides(rng, frame) for frame in chosen]
     return " ".join(render(frame, rng, slots, LEXICON) for frame in chosen)
 
@@ -86,8 +90,8 @@ def _with_asides(rng: Random, frame: str) -> str:
     return frame
 
 
-def reviews(rng: Random) -> Document:
-    """One to eight reviews in one layout, each followed by its natural label."""
+def reviews(rng: Random, wear: Callable[..., str] | None = None) -> Document:
+    """One to six reviews in one layout, each followed by its natural label; `wear` exchanges words of the sentences."""
     layout, labels = pick(rng, _NATURAL_LAYOUTS)
     if rng.random() < 0.2:
         layout, labels = drawn_layout(rng), pick(rng, NATURAL_LABELS)
@@ -95,7 +99,7 @@ def reviews(rng: Random) -> Document:
     document: Document = []
     for _ in range(rng.choice((1, 1, 2, 3, 4, 6))):
         sentiment = rng.choices(range(classes[0]), classes[1])[0]
-        document += layout.example(review(rng, sentiment), labels[sentiment], ANSWER)
+        document += layout.example(review(rng, sentiment, wear=wear), labels[sentiment], ANSWER)
     return document
 
 

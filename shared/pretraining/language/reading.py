@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 
@@ -13,6 +14,8 @@ from shared.pretraining.language.lexicon import LEXICON
 from shared.pretraining.language.templates import pick, render, with_articles
 from shared.pretraining.language.words import invented_name, invented_word, is_held_out
 
+# Exchanges some words of a frame (`wear.worn`).
+Wear = Callable[..., str]
 GIRLS, BOYS = LEXICON["girl"], LEXICON["boy"]
 NOT_GIVEN = "not given"
 _DECLINE = (
@@ -90,14 +93,22 @@ class Fact:
     value: str
     text: str
 
-    def question(self, rng: Random, *, held_out: bool = False) -> str:
+    def question(self, rng: Random, *, held_out: bool = False, wear: Wear | None = None) -> str:
         relation = self.relation
         frame = rng.choice(relation.held_out_questions if held_out else relation.questions)
+        if wear:
+            frame = wear(rng, frame, 0.15)
         return frame.replace("{n}", self.person)
 
 
 def facts_on_people(
-    rng: Random, people: int, relations: int, *, held_out_words: bool = False, held_out_frames: bool = False
+    rng: Random,
+    people: int,
+    relations: int,
+    *,
+    held_out_words: bool = False,
+    held_out_frames: bool = False,
+    wear: Wear | None = None,
 ) -> list[Fact]:
     """Facts in chance order: every person with a value of their own of each of some relations, some left out."""
     names = distinct(lambda: person(rng, held_out=held_out_words), people)
@@ -109,7 +120,9 @@ def facts_on_people(
         for name, value in zip(names, values, strict=True):
             if name != value and (not found or rng.random() < 0.85):
                 frame = rng.choice(relation.held_out_statements if held_out_frames else relation.statements)
-                if not held_out_frames and rng.random() < 0.2:
+                if wear:
+                    frame = wear(rng, frame)
+                elif not held_out_frames and rng.random() < 0.2:
                     frame = _with_aside(rng, frame)
                 text = render(frame, rng, {"n": name, "a": value}, LEXICON)
                 found.append(Fact(name, relation, value, text))
@@ -163,9 +176,9 @@ _QUESTION_LAYOUTS = (
 )
 
 
-def context_questions(rng: Random) -> Document:
-    """A text on some people and one to five questions on it."""
-    facts = facts_on_people(rng, rng.choice((1, 2, 2, 3, 3, 4, 5)), rng.choice((1, 1, 2, 3)))
+def context_questions(rng: Random, wear: Wear | None = None) -> Document:
+    """A text on some people and one to five questions on it; `wear` exchanges words of the sentences."""
+    facts = facts_on_people(rng, rng.choice((1, 2, 2, 3, 3, 4, 5)), rng.choice((1, 1, 2, 3)), wear=wear)
     if rng.random() < 0.4:
         facts.sort(key=lambda fact: fact.person)
     before, after, ask, answer, end = pick(rng, _QUESTION_LAYOUTS)
@@ -173,7 +186,7 @@ def context_questions(rng: Random) -> Document:
     document: Document = [(f"{rng.choice(_DECLINE)}\n", 1)] if decline else []
     document.append((f"{before}{told(rng, facts)}{after}", 1))
     for fact in rng.sample(facts, min(len(facts), rng.choice((1, 2, 3, 4, 5)))):
-        question, value = fact.question(rng), fact.value
+        question, value = fact.question(rng, wear=wear), fact.value
         if decline and rng.random() < 0.45:
             question, value = _unanswerable(rng, facts), NOT_GIVEN
         document += [(f"{ask}{question}{answer}", 1), (f" {value}", ANSWER), (end, 1)]
@@ -190,9 +203,9 @@ def _unanswerable(rng: Random, facts: list[Fact]) -> str:
             return rng.choice(relation.questions).replace("{n}", name)
 
 
-def passages(rng: Random) -> Document:
+def passages(rng: Random, wear: Wear | None = None) -> Document:
     """Numbered passages, questions, and answers with the number of the passage: `Tarvel [2]`."""
-    facts = facts_on_people(rng, rng.choice((2, 3, 4, 5)), rng.choice((1, 2, 2)))
+    facts = facts_on_people(rng, rng.choice((2, 3, 4, 5)), rng.choice((1, 2, 2)), wear=wear)
     count = min(len(facts), rng.choice((1, 2, 3, 4, 5, 6)))
     parts = [facts[start::count] for start in range(count)]
     decline = rng.random() < 0.3
@@ -200,7 +213,7 @@ def passages(rng: Random) -> Document:
     document.append(("".join(f"[{number}] {told(rng, part)}\n" for number, part in enumerate(parts, 1)), 1))
     numbered = [(number, fact) for number, part in enumerate(parts, 1) for fact in part]
     for number, fact in rng.sample(numbered, min(len(numbered), rng.choice((1, 2, 3, 4)))):
-        question, answer = fact.question(rng), f" {fact.value} [{number}]"
+        question, answer = fact.question(rng, wear=wear), f" {fact.value} [{number}]"
         if decline and rng.random() < 0.4:
             question, answer = _unanswerable(rng, facts), f" {NOT_GIVEN}"
         document += [(f"Question: {question}\nAnswer:", 1), (answer, ANSWER), ("\n", 1)]
