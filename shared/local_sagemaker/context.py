@@ -14,6 +14,7 @@ from .telemetry import Telemetry
 if TYPE_CHECKING:
     from .fleets import Fleets
     from .training_runs import TrainingRun
+    from .tuning_runs import TuningRun
 
 
 @dataclass
@@ -33,6 +34,7 @@ class Context:
     endpoints_changed: Callable[[], None]
     fleets: dict[str, Fleets] = field(default_factory=dict)
     training_runs: dict[str, TrainingRun] = field(default_factory=dict)
+    tuning_runs: dict[str, TuningRun] = field(default_factory=dict)
 
 
 Operation = Callable[[Context, dict[str, Any]], dict[str, Any]]

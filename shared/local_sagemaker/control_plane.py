@@ -8,7 +8,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from . import endpoint_configs, endpoint_updates, endpoints, models, tags, training_jobs
+from . import endpoint_configs, endpoint_updates, endpoints, models, tags, training_jobs, tuning_jobs
 from .context import Context, Operation
 from .faults import Fault
 from .schema import parse_json, service_model, validate
@@ -20,6 +20,7 @@ OPERATIONS: dict[str, Operation] = {
     **endpoint_updates.OPERATIONS,
     **tags.OPERATIONS,
     **training_jobs.OPERATIONS,
+    **tuning_jobs.OPERATIONS,
 }
 
 

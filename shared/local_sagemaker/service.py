@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import control_plane, endpoints, runtime, training_jobs
+from . import control_plane, endpoints, runtime, training_jobs, tuning_jobs
 from .context import Context
 from .faults import Fault
 from .moto_services import MotoServices
@@ -44,6 +44,7 @@ class Service:
             container_environment=state.container_environment(record),
             endpoints_changed=self._publish_endpoints,
         )
+        training_jobs.restore_lost(self._context)
 
     def prepare(self) -> None:
         """Load what takes long: moto, the service models, hosting."""
@@ -51,7 +52,6 @@ class Service:
         service_model("sagemaker")
         service_model("sagemaker-runtime")
         self._context.telemetry.start()
-        training_jobs.restore_lost(self._context)
         importlib.import_module(".hosting", __package__)
 
     async def answer_sagemaker(self, request: Request, region: str, body: bytes) -> Response:
@@ -75,8 +75,8 @@ class Service:
         }
 
     def is_training(self) -> bool:
-        """Whether a training job is under way."""
-        return bool(self._context.training_runs)
+        """Whether a training job or a tuning job is under way."""
+        return bool(self._context.training_runs) or tuning_jobs.is_tuning(self._context)
 
     def interrupt(self, job: str, seconds: float) -> None:
         """Interrupt a managed spot training job; new instances come after so many seconds. Raises faults."""
@@ -85,6 +85,7 @@ class Service:
     def close(self) -> None:
         """End every process and hand over the last log lines."""
         try:
+            tuning_jobs.abandon_all(self._context)
             training_jobs.abandon_all(self._context)
             endpoints.stop_all(self._context)
         finally:

@@ -7,6 +7,7 @@ import functools
 import logging
 import os
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -36,10 +37,16 @@ _DESCRIBED = (
 log = logging.getLogger(__name__)
 
 
-def create_training_job(context: Context, request: dict[str, Any], tuning_job_arn: str | None = None) -> Record:
+def create_training_job(
+    context: Context,
+    request: dict[str, Any],
+    tuning_job_arn: str | None = None,
+    on_metric: Callable[[str, float], None] | None = None,
+) -> Record:
     """Create and start a job from a CreateTrainingJob request that fits the service model; returns its record.
 
-    `tuning_job_arn` is of the tuning job that it belongs to. Raises faults as AWS does.
+    `tuning_job_arn` is of the tuning job that it belongs to, `on_metric` gets each value of its metrics, on a thread.
+    Raises faults as AWS does.
     """
     with context.store.lock:
         name = request["TrainingJobName"]
@@ -63,7 +70,7 @@ def create_training_job(context: Context, request: dict[str, Any], tuning_job_ar
             fields["TuningJobArn"] = tuning_job_arn
         record = context.store.create(TRAINING_JOB, name, fields, request.get("Tags"))
         progress = TrainingProgress(record, context.store.lock, context.state)
-        run = TrainingRun(plan, progress, _environs(context), functools.partial(_forget, context, record))
+        run = TrainingRun(plan, progress, _environs(context, on_metric), functools.partial(_forget, context, record))
         context.training_runs[arn] = run
     run.start()
     return record
@@ -73,15 +80,21 @@ def _create_training_job(context: Context, request: dict[str, Any]) -> dict[str,
     return {"TrainingJobArn": create_training_job(context, request).arn}
 
 
-def _environs(context: Context) -> Environs:
+def _environs(context: Context, on_metric: Callable[[str, float], None] | None) -> Environs:
     telemetry = context.telemetry
+
+    def metric(job: str, name: str, value: float, timestamp: float) -> None:
+        telemetry.training_metric(job, name, value, timestamp)
+        if on_metric is not None:
+            on_metric(name, value)
+
     return Environs(
         region=context.region,
         storage=context.moto,
         folder=context.state.training,
         artifacts=context.state.artifacts,
         log=telemetry.log_training,
-        metric=telemetry.training_metric,
+        metric=metric,
         flush=telemetry.flush,
         container_environment=context.container_environment,
         grace_seconds=float(os.environ.get("SAGEMAKER_LOCAL_STOP_SECONDS", STOP_SECONDS)),

@@ -48,7 +48,103 @@ CONTAINER = {
     "Environment": {"NAME": "value", "_OTHER2": ""},
     "MultiModelConfig": {"ModelCacheSetting": "Enabled"},
 }
+CHANNEL = {
+    "ChannelName": "train",
+    "DataSource": {
+        "S3DataSource": {
+            "S3DataType": "S3Prefix",
+            "S3Uri": f"s3://{BUCKET}/data/",
+            "S3DataDistributionType": "ShardedByS3Key",
+        }
+    },
+    "ContentType": "application/jsonlines",
+    "CompressionType": "None",
+    "RecordWrapperType": "None",
+    "InputMode": "FastFile",
+}
+METRIC = {"Name": "loss", "Regex": "loss=([0-9.]+)"}
+OF_TRAINING = {
+    "RoleArn": ROLE,
+    "InputDataConfig": [CHANNEL],
+    "OutputDataConfig": {"S3OutputPath": f"s3://{BUCKET}/out", "CompressionType": "NONE"},
+    "ResourceConfig": {
+        "InstanceType": "ml.g5.2xlarge",
+        "InstanceCount": 2,
+        "VolumeSizeInGB": 30,
+        "KeepAlivePeriodInSeconds": 60,
+    },
+    "StoppingCondition": {"MaxRuntimeInSeconds": 3600, "MaxWaitTimeInSeconds": 7200},
+    "EnableNetworkIsolation": False,
+    "EnableManagedSpotTraining": True,
+    "CheckpointConfig": {"S3Uri": f"s3://{BUCKET}/checkpoints", "LocalPath": "/opt/ml/checkpoints"},
+    "RetryStrategy": {"MaximumRetryAttempts": 2},
+    "Environment": {"NAME": "value"},
+}
 REQUESTS: dict[str, dict[str, Any]] = {
+    "CreateTrainingJob": OF_TRAINING
+    | {
+        "TrainingJobName": "a-job",
+        "HyperParameters": {"learning_rate": "0.1"},
+        "AlgorithmSpecification": {
+            "TrainingImage": IMAGE,
+            "TrainingInputMode": "File",
+            "MetricDefinitions": [METRIC],
+            "EnableSageMakerMetricsTimeSeries": True,
+            "ContainerEntrypoint": ["/bin/bash"],
+            "ContainerArguments": ["-c", "true"],
+        },
+        "Tags": TAGS,
+    },
+    "DescribeTrainingJob": {"TrainingJobName": "a-job"},
+    "StopTrainingJob": {"TrainingJobName": "a-job"},
+    "ListTrainingJobs": LIST | {"StatusEquals": "Stopped", "LastModifiedTimeAfter": 1, "WarmPoolStatusEquals": "InUse"},
+    "CreateHyperParameterTuningJob": {
+        "HyperParameterTuningJobName": "a-tuning-job",
+        "HyperParameterTuningJobConfig": {
+            "Strategy": "Random",
+            "HyperParameterTuningJobObjective": {"Type": "Minimize", "MetricName": "loss"},
+            "ResourceLimits": {
+                "MaxNumberOfTrainingJobs": 4,
+                "MaxParallelTrainingJobs": 2,
+                "MaxRuntimeInSeconds": 3600,
+            },
+            "ParameterRanges": {
+                "IntegerParameterRanges": [
+                    {"Name": "r", "MinValue": "1", "MaxValue": "64", "ScalingType": "Logarithmic"}
+                ],
+                "ContinuousParameterRanges": [{"Name": "learning_rate", "MinValue": "0.1", "MaxValue": "1"}],
+                "CategoricalParameterRanges": [{"Name": "method", "Values": ["full", "lora"]}],
+            },
+            "TrainingJobEarlyStoppingType": "Auto",
+            "TuningJobCompletionCriteria": {
+                "TargetObjectiveMetricValue": 0.5,
+                "BestObjectiveNotImproving": {"MaxNumberOfTrainingJobsNotImproving": 3},
+            },
+            "RandomSeed": 1,
+        },
+        "TrainingJobDefinition": OF_TRAINING
+        | {
+            "DefinitionName": "runs",
+            "StaticHyperParameters": {"epochs": "1"},
+            "AlgorithmSpecification": {
+                "TrainingImage": IMAGE,
+                "TrainingInputMode": "File",
+                "MetricDefinitions": [METRIC],
+            },
+        },
+        "Tags": TAGS,
+    },
+    "DescribeHyperParameterTuningJob": {"HyperParameterTuningJobName": "a-tuning-job"},
+    "StopHyperParameterTuningJob": {"HyperParameterTuningJobName": "a-tuning-job"},
+    "ListHyperParameterTuningJobs": LIST | {"StatusEquals": "Completed"},
+    "ListTrainingJobsForHyperParameterTuningJob": {
+        "HyperParameterTuningJobName": "a-tuning-job",
+        "NextToken": "abc",
+        "MaxResults": 100,
+        "StatusEquals": "Failed",
+        "SortBy": "FinalObjectiveMetricValue",
+        "SortOrder": "Descending",
+    },
     "CreateModel": {
         "ModelName": "a-model-1",
         "PrimaryContainer": CONTAINER,
@@ -178,7 +274,11 @@ def _defects_of_length(shape: dict[str, Any], value: Any, path: tuple[Any, ...])
         example = value[0] if isinstance(value, list) else next(iter(value.values()))
         found.append((path, [example for _ in many] if isinstance(value, list) else {f"K{n}": example for n in many}))
     if shape["type"] == "map":
-        found += [(path, {key: "value"}) for key in ("not allowed", "0", "K" * 1025)]
+        found += [
+            (path, {key: "value"})
+            for key in ("not allowed", "0", "K" * 1025)
+            if schema.constraint_violations("sagemaker", shape["key"]["shape"], key)
+        ]
     return found
 
 
