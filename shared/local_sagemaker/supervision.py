@@ -78,6 +78,7 @@ def _call(
     url = record.url + path
     method, data = ("GET", b"") if body is None else ("POST", json.dumps(body).encode())
     headers = sign(state.credentials(), STATUS_SERVICE, record.region, method, url, data)
+    headers["Content-Type"] = "application/json"
     request = urllib.request.Request(url, data=data or None, headers=headers, method=method)
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(request, timeout=timeout) as response:
