@@ -1,4 +1,4 @@
-"""Service Quotas of SageMaker, which moto lacks: how many instances of each type endpoints may have.
+"""Service Quotas of SageMaker, which moto lacks: how many instances of each type endpoints and jobs may have.
 
 A quota's code is a hash of its name here. On AWS codes are arbitrary too: look a quota up by its name.
 """
@@ -14,7 +14,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from .endpoints import MAX_INSTANCES
+from . import endpoints, training_jobs
 from .faults import Fault
 from .records import page
 from .schema import parse_json, service_model, validate
@@ -71,11 +71,21 @@ def _quotas(region: str, service_code: str) -> list[dict[str, Any]]:
 
 @functools.cache
 def _sagemaker_quotas(region: str) -> list[dict[str, Any]]:
-    instance_types = service_model("sagemaker")["shapes"]["ProductionVariantInstanceType"]["enum"]
-    return [_quota(region, f"{instance_type} for endpoint usage") for instance_type in sorted(instance_types)]
+    shapes = service_model("sagemaker")["shapes"]
+    quotas = [
+        _quota(region, f"{instance_type} for {usage}", limit)
+        for shape, usage, limit in (
+            ("ProductionVariantInstanceType", "endpoint usage", endpoints.MAX_INSTANCES),
+            ("TrainingInstanceType", "training job usage", training_jobs.MAX_INSTANCES),
+            ("TrainingInstanceType", "spot training job usage", training_jobs.MAX_INSTANCES),
+            ("TrainingInstanceType", "training warm pool usage", training_jobs.MAX_INSTANCES),
+        )
+        for instance_type in shapes[shape]["enum"]
+    ]
+    return sorted(quotas, key=lambda quota: quota["QuotaName"])
 
 
-def _quota(region: str, name: str) -> dict[str, Any]:
+def _quota(region: str, name: str, limit: int) -> dict[str, Any]:
     code = f"L-{hashlib.sha256(name.encode()).hexdigest()[:8].upper()}"
     return {
         "ServiceCode": "sagemaker",
@@ -83,7 +93,7 @@ def _quota(region: str, name: str) -> dict[str, Any]:
         "QuotaArn": f"arn:aws:servicequotas:{region}:{ACCOUNT}:sagemaker/{code}",
         "QuotaCode": code,
         "QuotaName": name,
-        "Value": float(MAX_INSTANCES),
+        "Value": float(limit),
         "Unit": "None",
         "Adjustable": False,
         "GlobalQuota": False,

@@ -130,17 +130,27 @@ def test_what_cannot_be_interrupted(server: LocalServer, tmp_path: Path) -> None
     assert nothing.returncode == 1 and "no server runs" in nothing.stderr
 
 
-def test_what_a_failed_host_cannot_start_is_tried_again(server: LocalServer) -> None:
+def test_a_job_that_the_machine_cannot_start_is_tried_again(server: LocalServer) -> None:
     """An error of the local SageMaker itself; something in the way of a folder makes one."""
-    put(server, "again/code/train.py", "print('trained')")
-    blocked = server.state / "artifacts" / "again"
+    blocked = server.state / "training" / "again"
     blocked.parent.mkdir(exist_ok=True)
-    blocked.write_text("in the way of a folder")
-    described = train(server, "again", "print('trained')", RetryStrategy={"MaximumRetryAttempts": 2})
+    blocked.write_text("in the way of the job's folder")
+    described = train(server, "again", RetryStrategy={"MaximumRetryAttempts": 2})
+    blocked.unlink()
     assert described["TrainingJobStatus"] == "Failed"
     assert described["FailureReason"].startswith("InternalServerError: ")
+    assert statuses(described) == ["Starting", *["Downloading", "Restarting"] * 2, "Downloading", "Failed"]
     assert described["RetryStrategy"] == {"MaximumRetryAttempts": 2}
+
+
+def test_artifacts_that_cannot_be_written(server: LocalServer) -> None:
+    blocked = server.state / "artifacts" / "no-place"
+    blocked.parent.mkdir(exist_ok=True)
+    blocked.write_text("in the way of the job's folder")
+    described = train(server, "no-place")
     blocked.unlink()
+    assert described["TrainingJobStatus"] == "Failed"
+    assert described["FailureReason"].startswith("InternalServerError: ")
 
 
 class FullDisk:
