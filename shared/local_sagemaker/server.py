@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
-from . import moto_services
+from . import moto_services, training_jobs
 from .application import Application
 from .service import Service
 from .state import ServerRecord, StateFolder
@@ -40,7 +40,8 @@ def serve(state: StateFolder, port: int | None, region: str, foreground: bool) -
     """
     state.create()
     _configure_logging(state, foreground)
-    idle_minutes = _idle_minutes()
+    idle_minutes = _positive("SAGEMAKER_LOCAL_IDLE_MINUTES", "minutes", IDLE_MINUTES)
+    _positive("SAGEMAKER_LOCAL_STOP_SECONDS", "seconds", training_jobs.STOP_SECONDS)
     _check_installed()
     # Never given back: the lock is to end with the process, so that whoever waits for it waits for that.
     if state.take_lock("server", wait_seconds=1.0) is None:
@@ -117,15 +118,15 @@ async def _stop_when_idle(server: uvicorn.Server, application: Application, idle
         await asyncio.sleep(min(30.0, max(0.1, idle_minutes * 60 - idle)))
 
 
-def _idle_minutes() -> float:
-    text = os.environ.get("SAGEMAKER_LOCAL_IDLE_MINUTES", str(IDLE_MINUTES))
+def _positive(variable: str, unit: str, default: float) -> float:
+    text = os.environ.get(variable, str(default))
     try:
-        minutes = float(text)
-        if not minutes > 0:
+        number = float(text)
+        if not number > 0:
             raise ValueError
     except ValueError:
-        raise StartError(f"SAGEMAKER_LOCAL_IDLE_MINUTES must be a positive number of minutes, not {text!r}.") from None
-    return minutes
+        raise StartError(f"{variable} must be a positive number of {unit}, not {text!r}.") from None
+    return number
 
 
 def _check_installed() -> None:
