@@ -19,9 +19,9 @@ from pathlib import Path
 import psutil
 
 from shared import model_files
-from shared.container_images import HUGGINGFACE_CPU, HUGGINGFACE_GPU, LMI, image_uri
+from shared.container_images import HUGGINGFACE_CPU, HUGGINGFACE_GPU, HUGGINGFACE_TRAINING, LMI, image_uri
 from shared.display import Output, table
-from shared.instances import GIB, INSTANCES, PRICE_NOTE, dollars, price_per_hour
+from shared.instances import GIB, INSTANCES, PRICE_NOTE, TRAINING_PRICE_NOTE, dollars, price_per_hour
 from shared.model_files import WHAT_ELSE, Figures
 
 EMBEDDED = "embedded"
@@ -63,6 +63,9 @@ class Model:
     model.tar.gz, or None when the container fetches `model_id` from the Hub. `download_bytes` is what that container
     (or, for a folder, the archive) moves. `environment` is the container's. `template` wraps a text in the markers that
     an instruct model was trained with. `scored_by` says how its answers are judged: "judge" or "exact match".
+
+    It is fine-tuned on `training_instance_type`, which holds it with LoRA and, up to half a billion parameters, whole.
+    `fine_tuning` holds the hyperparameters of Lab 2's script that have to be others than for the embedded model.
     """
 
     name: str
@@ -79,6 +82,8 @@ class Model:
     template: str = "{prompt}"
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
     variant_options: Mapping[str, int | str] = field(default_factory=dict, hash=False)
+    training_instance_type: str = "ml.g5.xlarge"
+    fine_tuning: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)
 
     def memory_needed(self, gpu: bool) -> int:
         """Bytes of memory that serving it takes, as an estimate: of a GPU, or without one.
@@ -103,9 +108,32 @@ class Model:
         """Where and when the price was noted, and where to check it."""
         return PRICE_NOTE
 
+    @property
+    def training_price_per_hour(self) -> float | None:
+        """USD per hour of a training job on AWS on one `training_instance_type`; None when not in the table."""
+        return price_per_hour(self.training_instance_type)
+
+    @property
+    def training_price_note(self) -> str:
+        """Where and when the price of training was noted, and where to check it."""
+        return TRAINING_PRICE_NOTE
+
+    @property
+    def channels(self) -> dict[str, str]:
+        """The training channel that brings its weights: {"model": folder}; none where the job fetches them."""
+        return {} if self.weights is None else {"model": str(self.weights)}
+
     def image_uri(self, region: str) -> str:
         """The URI of the AWS container image that serves it in `region`."""
         return image_uri(self.image, region)
+
+    def training_image_uri(self, region: str) -> str:
+        """The URI of the AWS container image that trains it in `region`: Hugging Face's, for GPUs."""
+        return image_uri(HUGGINGFACE_TRAINING, region)
+
+    def tuned_image_uri(self, region: str) -> str:
+        """The URI of the image that serves it after Lab 2's fine-tuning: Hugging Face's, whatever serves the base."""
+        return image_uri(HUGGINGFACE_GPU if self.image == LMI else self.image, region)
 
     def prompt(self, text: str) -> str:
         """`text` as this model wants it: unchanged for a base model, in its chat markers for an instruct model."""
@@ -150,9 +178,29 @@ _LARGE = {"container_startup_health_check_timeout_in_seconds": 1200}
 # The LMI image is built with CUDA 13: it needs driver 580, and the default machine image of g5 and g6 has an older one.
 _LARGE_LMI = _LARGE | {"inference_ami_version": "al2023-ami-sagemaker-inference-gpu-4-1"}
 
+
+def _lora(model_id: str) -> dict[str, int | float | str]:
+    """The hyperparameters for a model too large to be trained whole on one GPU."""
+    return {"model_name_or_path": model_id, "method": "lora", "learning_rate": 2e-4, "per_device_train_batch_size": 2}
+
+
 HUB_MODELS = {
     model.name: model
     for model in (
+        Model(
+            name="distilgpt2",
+            model_id="distilbert/distilgpt2",
+            weights=None,
+            image=HUGGINGFACE_CPU,
+            instance_type="ml.m5.xlarge",
+            dtype="float32",
+            parameters=81_912_576,
+            download_bytes=353_000_000,
+            license="Apache 2.0",
+            prompts=_OPENINGS,
+            environment={"HF_MODEL_ID": "distilbert/distilgpt2", "HF_TASK": "text-generation"},
+            fine_tuning={"model_name_or_path": "distilbert/distilgpt2", "learning_rate": 3e-4},
+        ),
         Model(
             name="gpt-j-6b",
             model_id="EleutherAI/gpt-j-6b",
@@ -171,6 +219,8 @@ HUB_MODELS = {
                 "HF_TASK": "text-generation",
             },
             variant_options=_LARGE,
+            training_instance_type="ml.g5.2xlarge",
+            fine_tuning=_lora("EleutherAI/gpt-j-6b"),
         ),
         Model(
             name="qwen3-4b-instruct",
@@ -186,6 +236,8 @@ HUB_MODELS = {
             template=_CHATML,
             environment={"HF_MODEL_ID": "Qwen/Qwen3-4B-Instruct-2507", "OPTION_MAX_MODEL_LEN": "4096"},
             variant_options=_LARGE_LMI,
+            training_instance_type="ml.g5.2xlarge",
+            fine_tuning=_lora("Qwen/Qwen3-4B-Instruct-2507"),
         ),
         Model(
             name="qwen3-8b",
@@ -201,6 +253,8 @@ HUB_MODELS = {
             template=_CHATML_WITHOUT_THINKING,
             environment={"HF_MODEL_ID": "Qwen/Qwen3-8B", "OPTION_MAX_MODEL_LEN": "4096"},
             variant_options=_LARGE_LMI,
+            training_instance_type="ml.g5.12xlarge",
+            fine_tuning=_lora("Qwen/Qwen3-8B"),
         ),
     )
 }
@@ -280,6 +334,8 @@ def from_hub(model_id: str) -> Model:
         prompts=_OPENINGS,
         environment={"HF_MODEL_ID": model_id, "HF_TASK": "text-generation"},
         variant_options=_LARGE if figures.parameters > 1e9 else {},
+        training_instance_type=_training_instance(figures),
+        fine_tuning=_lora(model_id) if figures.parameters > 5e8 else {"model_name_or_path": model_id},
     )
 
 
@@ -292,6 +348,14 @@ def _hardware(figures: Figures) -> tuple[str, str]:
         if instance.gpu_memory * GIB >= need and instance.memory * GIB >= need:
             return HUGGINGFACE_GPU, instance.type
     return HUGGINGFACE_GPU, "ml.g5.12xlarge"
+
+
+def _training_instance(figures: Figures) -> str:
+    """One that trains it: whole (16 bytes a weight) up to half a billion weights, with LoRA above."""
+    if figures.parameters <= 5e8:
+        return "ml.g5.xlarge"
+    need = figures.parameters * BYTES[figures.dtype] * MEMORY_FACTOR + 4 * GIB
+    return "ml.g5.2xlarge" if need <= INSTANCES["ml.g5.2xlarge"].gpu_memory * GIB else "ml.g5.12xlarge"
 
 
 def _check_instance(model: Model, instance_type: str) -> None:

@@ -36,11 +36,14 @@ REGISTRIES = {
 HUGGINGFACE_CPU = "huggingface-cpu"
 HUGGINGFACE_GPU = "huggingface-gpu"
 LMI = "lmi"
+HUGGINGFACE_TRAINING = "huggingface-training"
 
 IMAGES = {
     HUGGINGFACE_CPU: "huggingface-pytorch-inference:2.6.0-transformers5.5.3-cpu-py312-ubuntu22.04",
     HUGGINGFACE_GPU: "huggingface-pytorch-inference:2.6.0-transformers5.5.3-gpu-py312-cu124-ubuntu22.04",
     LMI: "djl-inference:0.38.0-lmi29.0.0-cu130",
+    # For GPUs only: there is no newer one for CPUs.
+    HUGGINGFACE_TRAINING: "huggingface-pytorch-training:2.9.0-transformers5.3.0-gpu-py312-cu130-ubuntu22.04",
 }
 
 

@@ -105,6 +105,14 @@ def table(
 
 def show(figure, alt: str) -> None:
     """Display a matplotlib `figure` as a PNG with the alternative text `alt`, and close it. No alt: ValueError."""
+    display(picture(figure, alt))
+
+
+def picture(figure, alt: str) -> Output:
+    """A matplotlib `figure` as a PNG with the alternative text `alt`, to be displayed; closes the figure.
+
+    Raises ValueError without an alt.
+    """
     from matplotlib import pyplot
 
     if not alt.strip():
@@ -113,15 +121,13 @@ def show(figure, alt: str) -> None:
     # Twice the pixels of its place in the page, for screens of high density; a palette keeps the file small.
     figure.savefig(buffer, format="png", dpi=160)
     pyplot.close(figure)
-    picture = _with_palette(buffer.getvalue())
+    png = _with_palette(buffer.getvalue())
     width = round(figure.get_figwidth() * 80)
-    source = base64.b64encode(picture).decode("ascii")
-    display(
-        Output(
-            f'<img alt="{html.escape(alt, quote=True)}" width="{width}" style="max-width:100%;height:auto" '
-            f'src="data:image/png;base64,{source}">',
-            f"[figure: {alt}]",
-        )
+    source = base64.b64encode(png).decode("ascii")
+    return Output(
+        f'<img alt="{html.escape(alt, quote=True)}" width="{width}" style="max-width:100%;height:auto" '
+        f'src="data:image/png;base64,{source}">',
+        f"[figure: {alt}]",
     )
 
 
@@ -314,6 +320,6 @@ def _with_palette(png: bytes) -> bytes:
     from PIL import Image
 
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(png)) as picture:
-        picture.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(buffer, format="png", optimize=True)
     return buffer.getvalue()

@@ -1,4 +1,7 @@
-"""The instance types that this workshop uses: memory, accelerator, and a dated price for a real-time endpoint."""
+"""The instance types that this workshop uses: memory, accelerator, and a dated price.
+
+For these types the price of an hour of training is that of an hour of real-time inference.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,13 @@ PRICE_NOTE = (
     f"US dollars per hour for real-time inference in {PRICE_REGION}, noted {PRICE_DATE}. "
     f"Prices change and differ by region: check {PRICING_PAGE}"
 )
+TRAINING_PRICE_NOTE = PRICE_NOTE.replace("real-time inference", "training")
+STORAGE_PRICE = 0.023  # USD for a GB and month in S3 Standard, same region and date
 
 
 @dataclass(frozen=True)
 class Instance:
-    """A hosting instance type: `memory` and `gpu_memory` (of all its GPUs) in GiB, `price` in USD per hour."""
+    """An instance type: `memory` and `gpu_memory` (of all its GPUs) in GiB, `price` in USD per hour."""
 
     type: str
     vcpus: int
@@ -41,7 +46,7 @@ INSTANCES = {
 
 
 def price_per_hour(instance_type: str) -> float | None:
-    """USD per hour of a real-time endpoint on one such instance, see `PRICE_NOTE`; None when not in the table."""
+    """USD per hour of a real-time endpoint or training job on one such instance; None when not in the table."""
     instance = INSTANCES.get(instance_type)
     return instance.price if instance else None
 

@@ -1,7 +1,8 @@
 """What this workshop has made on AWS or on the local SageMaker: found by its tags, deleted in the right order.
 
 Every name begins with `WORKSHOP`, so that listing is one filtered call per kind, and every resource carries the tags of
-`Label`. Only what has both is ever deleted.
+`Label`. Only what has both is ever deleted. A job costs money only while it runs: running ones are found and stopped,
+the records of ended ones stay.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from botocore.exceptions import ClientError
 
 WORKSHOP = "genai-workshop"
 ENDPOINT_LOGS = "/aws/sagemaker/Endpoints/"
+TRAINING_LOGS = "/aws/sagemaker/TrainingJobs"
+JOBS_FOLDER = "jobs"  # in the lab's place in S3: what training jobs made
 DELETION_LIMIT = 900  # seconds
 
 Clients = Callable[[str], Any]  # service name -> boto3 client
@@ -54,6 +57,8 @@ class Kind:
     label: str
     word: str
 
+    deletion = "deleted"
+
     @property
     def _snake(self) -> str:
         return "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in self.word).lstrip("_")
@@ -80,10 +85,51 @@ class Kind:
             if not is_missing(error):
                 raise
 
+    def is_gone(self, client: Any, name: str) -> bool:
+        """Whether `delete` has had its effect."""
+        return self.describe(client, name) is None
 
-# In the order of deletion: an endpoint uses its configuration, a configuration its models.
-KINDS = (Kind("endpoint", "Endpoint"), Kind("endpoint config", "EndpointConfig"), Kind("model", "Model"))
-ENDPOINT = KINDS[0]
+
+@dataclass(frozen=True)
+class JobKind(Kind):
+    """A kind that runs and ends: only those that run are listed, and deletion is stopping."""
+
+    deletion = "stopped"
+
+    def listed(self, client: Any, name: str = WORKSHOP, running: bool = True) -> Iterator[dict[str, Any]]:
+        """The summaries of all with `name` in their names, the newest first; without `running` ended ones too."""
+        pages = client.get_paginator(f"list_{self._snake}s").paginate(
+            NameContains=name, SortBy="CreationTime", SortOrder="Descending"
+        )
+        for page in pages:
+            for summary in page[f"{self.word}Summaries"]:
+                if not running or summary[f"{self.word}Status"] in RUNNING:
+                    yield summary
+
+    def delete(self, client: Any, name: str) -> None:
+        """Ask it to stop; fine when it has ended."""
+        try:
+            getattr(client, f"stop_{self._snake}")(**{f"{self.word}Name": name})
+        except ClientError as error:
+            if not is_missing(error) and not self.is_gone(client, name):
+                raise
+
+    def is_gone(self, client: Any, name: str) -> bool:
+        """Whether it has ended."""
+        description = self.describe(client, name)
+        return description is None or description[f"{self.word}Status"] not in RUNNING
+
+
+RUNNING = ("InProgress", "Stopping")
+# In the order of deletion: a tuning job starts training jobs, an endpoint uses its configuration, that its models.
+KINDS = (
+    JobKind("running tuning job", "HyperParameterTuningJob"),
+    JobKind("running training job", "TrainingJob"),
+    Kind("endpoint", "Endpoint"),
+    Kind("endpoint config", "EndpointConfig"),
+    Kind("model", "Model"),
+)
+_, TRAINING_JOB, ENDPOINT, _, MODEL = KINDS
 
 
 @dataclass(frozen=True)
@@ -100,7 +146,8 @@ def is_missing(error: ClientError) -> bool:
     """Whether SageMaker says that there is no such resource (it says so with a ValidationException)."""
     details = error.response["Error"]
     return details["Code"] in ("ResourceNotFound", "ResourceNotFoundException") or (
-        details["Code"] == "ValidationException" and "could not find" in details.get("Message", "").lower()
+        details["Code"] == "ValidationException"
+        and re.search("could not find|resource not found", details.get("Message", ""), re.IGNORECASE) is not None
     )
 
 
@@ -129,7 +176,7 @@ def find(client: Any, label: Label) -> list[Resource]:
 
 
 def delete(client: Any, resource: Resource, poll: float, say: Callable[[str], None] = print) -> None:
-    """Delete one resource that carries our tags, and wait until it is gone.
+    """Delete one resource that carries our tags, or stop it if it is a job, and wait until it is gone or has ended.
 
     Raises PermissionError for a resource without our tags, TimeoutError when it stays.
     """
@@ -139,7 +186,7 @@ def delete(client: Any, resource: Resource, poll: float, say: Callable[[str], No
         _wait_until_deletable(client, resource.name, poll, say)
     resource.kind.delete(client, resource.name)
     deadline = time.monotonic() + DELETION_LIMIT
-    while resource.kind.describe(client, resource.name) is not None:
+    while not resource.kind.is_gone(client, resource.name):
         if time.monotonic() > deadline:
             raise TimeoutError(f"{resource.kind.label} {resource.name} is still there after {DELETION_LIMIT} s")
         time.sleep(poll)
@@ -158,6 +205,11 @@ def _wait_until_deletable(client: Any, name: str, poll: float, say: Callable[[st
         time.sleep(poll)
 
 
+def is_artifact(key: str) -> bool:
+    """Whether an S3 key of ours, genai-workshop/<owner>/lab<lab>/jobs/..., is what a training job made."""
+    return key.split("/")[3:4] == [JOBS_FOLDER]
+
+
 def objects(s3: Any, bucket: str, label: Label) -> list[dict[str, Any]]:
     """The S3 objects (Key, Size) in the places of `label`; empty when there is no bucket."""
     try:
@@ -171,16 +223,14 @@ def objects(s3: Any, bucket: str, label: Label) -> list[dict[str, Any]]:
     return [item for item in found if label.lab is None or item["Key"].split("/")[2:3] == [f"lab{label.lab}"]]
 
 
-def delete_objects(s3: Any, bucket: str, label: Label) -> int:
-    """Delete the objects of `label`; returns how many there were. Raises RuntimeError when S3 keeps any."""
-    keys = [item["Key"] for item in objects(s3, bucket, label)]
+def delete_objects(s3: Any, bucket: str, keys: list[str]) -> None:
+    """Delete these objects. Raises RuntimeError when S3 keeps any."""
     for start in range(0, len(keys), 1000):
         batch = [{"Key": key} for key in keys[start : start + 1000]]
         answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True})
         if answer.get("Errors"):
             first = answer["Errors"][0]
             raise RuntimeError(f"S3 did not delete s3://{bucket}/{first['Key']}: {first.get('Message')}")
-    return len(keys)
 
 
 def log_groups(logs: Any, label: Label) -> list[str]:

@@ -19,21 +19,27 @@ class EndpointFailed(RuntimeError):
 
 
 class LogReader:
-    """The log lines of one endpoint, each given once. `logs` is a boto3 client for "logs".
+    """The log lines of one endpoint or training job, each given once. `logs` is a boto3 client for "logs".
 
-    Only lines after `since`: a log group outlives its endpoint, so one of the same name may have written before.
+    `group` is the log group; of it, only streams whose names begin with `prefix`, and only lines after `since`: a log
+    group outlives its endpoint, so one of the same name may have written before.
     """
 
-    def __init__(self, logs: Any, endpoint_name: str, since: datetime | None = None):
+    def __init__(self, logs: Any, group: str, prefix: str = "", since: datetime | None = None):
         self._start = {} if since is None else {"startTime": int(since.timestamp() * 1000)}
-        self.group = ENDPOINT_LOGS + endpoint_name
+        self.group = group
+        self._streams = {"logGroupName": group} | ({"logStreamNamePrefix": prefix} if prefix else {})
         self._logs = logs
         self._tokens: dict[str, str] = {}
 
     def new_lines(self) -> Iterator[str]:
         """The lines since the last call, stream by stream; none while the log group does not exist."""
+        yield from (line for _, line in self.new_events())
+
+    def new_events(self) -> Iterator[tuple[str, str]]:
+        """The same with each line's log stream: (stream, line)."""
         try:
-            pages = list(self._logs.get_paginator("describe_log_streams").paginate(logGroupName=self.group))
+            pages = list(self._logs.get_paginator("describe_log_streams").paginate(**self._streams))
         except ClientError as error:
             if error.response["Error"]["Code"] == "ResourceNotFoundException":
                 return
@@ -44,11 +50,16 @@ class LogReader:
                 answer = self._logs.get_log_events(
                     logGroupName=self.group, logStreamName=stream, startFromHead=True, **self._start, **token
                 )
-                yield from (event["message"].rstrip("\n") for event in answer["events"])
+                yield from ((stream, event["message"].rstrip("\n")) for event in answer["events"])
                 ended = answer["nextForwardToken"] == self._tokens.get(stream)
                 self._tokens[stream] = answer["nextForwardToken"]
                 if ended:
                     break
+
+
+def elapsed(seconds: float) -> str:
+    """Seconds as minutes and seconds, "  1:07"."""
+    return f"{int(seconds) // 60:3d}:{int(seconds) % 60:02d}"
 
 
 def watch(
@@ -74,11 +85,11 @@ def watch(
         description = sagemaker.describe_endpoint(EndpointName=endpoint_name)
         before, status = status, description["EndpointStatus"]
         now = time.monotonic()
-        clock = f"{int(now - started) // 60:3d}:{int(now - started) % 60:02d}"
+        clock = elapsed(now - started)
         if status == "InService" and not before:
             say(f"{clock}  {status}")
             return
-        reader = reader or LogReader(logs, endpoint_name, since=description["CreationTime"])
+        reader = reader or LogReader(logs, ENDPOINT_LOGS + endpoint_name, since=description["CreationTime"])
         for line in reader.new_lines():
             lines.append(line)
             if len(lines) <= most_lines:

@@ -21,12 +21,13 @@ from typing import Any, TypeVar
 import boto3
 from botocore.exceptions import ClientError
 
-from shared import backends, catalogue, resources, watching
+from shared import backends, catalogue, resources, training_jobs, watching
 from shared.backends import BackendError, Ground
+from shared.cleaning import cleanup, show_list
 from shared.container_images import LMI
-from shared.display import Output, display, table
+from shared.display import Output, table
 from shared.instances import dollars
-from shared.resources import WORKSHOP, Label
+from shared.resources import WORKSHOP, JobKind, Label
 
 T = TypeVar("T")
 _ROLE_VARIABLE = "SAGEMAKER_ROLE"
@@ -69,12 +70,16 @@ class Workshop:
 
     @cached_property
     def session(self):
-        """A `sagemaker.core.helper.session_helper.Session` (imports the SDK, which takes seconds)."""
+        """A `sagemaker.core.helper.session_helper.Session` (imports the SDK, which takes seconds).
+
+        What the SDK uploads by itself, such as a training job's code, goes to this lab's place in S3.
+        """
         from sagemaker.core.helper.session_helper import Session
 
-        if self.ground.is_local:
-            return Session(default_bucket=self.bucket)  # else it asks AWS's own STS for the account
-        return Session()
+        prefix = self._label.s3_prefix().rstrip("/")
+        if self.ground.is_local:  # else it asks AWS's own STS for the account
+            return Session(default_bucket=self.bucket, default_bucket_prefix=prefix)
+        return Session(default_bucket_prefix=prefix)
 
     @cached_property
     def bucket(self) -> str:
@@ -122,19 +127,29 @@ class Workshop:
 
         Give what makes the thing different as `content` (texts, numbers, lists or dicts of them: an archive's SHA-256,
         a container), and changed content gets a new name. At most 63 characters:
-        genai-workshop-lab1-endpoint-<owner>-<8 digits>. Raises TypeError for other content, which has no stable text.
+        genai-workshop-lab1-endpoint-<owner>-<8 digits>. For a training job take the kind "job": the SDK adds the
+        time, and both together have room in 63 characters. Raises TypeError for other content: it has no stable text.
         """
         if not re.fullmatch(r"[a-z][a-z0-9]{0,15}", kind):
             raise ValueError(f"kind={kind!r}, but it is one short word in small letters, such as 'endpoint'")
+        return f"{WORKSHOP}-lab{self.lab}-{kind}-{self.owner}-{self._digits(kind, *content)}"
+
+    def tuning_name(self, *content: Any) -> str:
+        """The same for a hyperparameter tuning job, whose name may have 32 characters, 12 of which the SDK adds."""
+        return f"{WORKSHOP}-{self._digits('tuning', *content)[:5]}"
+
+    def _digits(self, kind: str, *content: Any) -> str:
         try:
             whole = json.dumps([self.account, self.region, self.owner, self.lab, kind, *content], sort_keys=True)
         except TypeError as error:
-            raise TypeError(f"{error}: name() takes texts, numbers, and lists or dicts of them") from None
-        ending = hashlib.sha256(whole.encode()).hexdigest()[:8]
-        return f"{WORKSHOP}-lab{self.lab}-{kind}-{self.owner}-{ending}"
+            raise TypeError(f"{error}: names are made of texts, numbers, and lists or dicts of them") from None
+        return hashlib.sha256(whole.encode()).hexdigest()[:8]
 
     def s3_uri(self, *path: str) -> str:
-        """A place for this lab's files: s3://<bucket>/genai-workshop/<owner>/lab1/<path>. `cleanup` empties it."""
+        """A place for this lab's files: s3://<bucket>/genai-workshop/<owner>/lab1/<path>. `cleanup` empties it.
+
+        All but s3_uri("jobs"), the place for what training jobs make: see `cleanup`.
+        """
         return f"s3://{self.bucket}/{self._label.s3_prefix()}" + "/".join(path)
 
     @property
@@ -159,6 +174,17 @@ class Workshop:
             container["model_data_url"] = model_data
         return container
 
+    def tuned_container(self, job: Any) -> dict[str, Any]:
+        """The container definition that serves what a finished training job (an SDK resource, or its name) made."""
+        description = self._job(job)
+        if description["TrainingJobStatus"] != "Completed":
+            raise ValueError(f"{_job_name(job)} is {description['TrainingJobStatus']}: it made no model to serve")
+        return {
+            "image": self.model.tuned_image_uri(self.region),
+            "environment": {},
+            "model_data_url": description["ModelArtifacts"]["S3ModelArtifacts"],
+        }
+
     # -- running a cell again ---------------------------------------------------------------------------------------
 
     def existing(self, resource: type[T], name: str, **expected: Any) -> T | None:
@@ -166,12 +192,20 @@ class Workshop:
 
         One that failed, or whose attributes differ from `expected`, is deleted first, so that it can be made again:
         `workshop.existing(Endpoint, name, endpoint_config_name=...) or Endpoint.create(...)`.
+
+        On AWS every run of a job has a name of its own, which begins with the trainer's or tuner's base name. So for a
+        job `name` is the base name (make it with `name` from all settings), and the newest job with it is taken if it
+        runs or has completed: the same settings are not paid for twice. Jobs that failed are left as they are.
         """
         kind = next((kind for kind in resources.KINDS if kind.word == resource.__name__), None)
         if kind is None:
             words = ", ".join(kind.word for kind in resources.KINDS)
             raise TypeError(f"{resource.__name__} cannot be looked up: existing() knows {words}")
         client = self.client("sagemaker")
+        if isinstance(kind, JobKind):
+            with backends.explained(self.ground):
+                job = training_jobs.newest(client, self.client("s3"), kind, name)
+                return resource.get(job) if job else None
         with backends.explained(self.ground):
             description = kind.describe(client, name)
             if description is None:
@@ -205,38 +239,65 @@ class Workshop:
             self.client("sagemaker").add_tags(ResourceArn=arn, Tags=self.aws_tags)
         return resource
 
-    # -- looking at an endpoint -------------------------------------------------------------------------------------
+    # -- looking at an endpoint or a training job -------------------------------------------------------------------
 
-    def watch(self, endpoint: Any, timeout: float = 1800.0) -> None:
-        """Show the endpoint's status and log lines until it is in service; see `watching.watch` for what it raises."""
+    def watch(self, resource: Any, timeout: float | None = None, **options: Any) -> None:
+        """Show the endpoint's status and log lines until it is in service; see `watching.watch` for what it raises.
+
+        For a training job (an SDK resource) until it ends, with a chart of its losses: `training_jobs.watch`, which
+        says what `options` there are. Without `timeout` (seconds): half an hour for an endpoint, two hours for a job.
+        """
+        clients = self.client("sagemaker"), self.client("logs")
         with backends.explained(self.ground):
-            watching.watch(
-                self.client("sagemaker"), self.client("logs"), _endpoint_name(endpoint), self._poll, timeout
-            )
+            if name := _job_name(resource):
+                options = {"timeout": timeout or 7200.0, "log_delay": 0.0 if self.ground.is_local else 5.0} | options
+                training_jobs.watch(*clients, name, self._poll, **options)
+            else:
+                watching.watch(*clients, _endpoint_name(resource), self._poll, timeout or 1800.0, **options)
 
-    def logs(self, endpoint: Any, last: int = 20) -> list[str]:
-        """The last log lines of the endpoint's containers."""
+    def metrics(self, job: Any) -> dict[str, list[tuple[float, float]]]:
+        """The metrics of a training job (an SDK resource, or its name): (step, value) in order, by metric name."""
         with backends.explained(self.ground):
-            return list(watching.LogReader(self.client("logs"), _endpoint_name(endpoint)).new_lines())[-last:]
+            name = _job_name(job) or job
+            return training_jobs.metrics(self.client("sagemaker"), self.client("logs"), name)
 
-    def log_group(self, endpoint: Any) -> str:
-        """The CloudWatch log group of the endpoint."""
-        return resources.ENDPOINT_LOGS + _endpoint_name(endpoint)
+    def cost(self, *jobs: Any) -> Output:
+        """A table of what ended training jobs (SDK resources, or names) are billed for, and what that is on AWS."""
+        return training_jobs.cost(self._job(job) for job in jobs)
+
+    def _job(self, job: Any) -> dict[str, Any]:
+        with backends.explained(self.ground):
+            return training_jobs.describe(self.client("sagemaker"), _job_name(job) or job)
+
+    def logs(self, resource: Any, last: int = 20) -> list[str]:
+        """The last log lines of the containers of an endpoint or a training job."""
+        with backends.explained(self.ground):
+            logs = self.client("logs")
+            if name := _job_name(resource):
+                reader = training_jobs.log_reader(logs, name)
+            else:
+                reader = watching.LogReader(logs, self.log_group(resource))
+            return list(reader.new_lines())[-last:]
+
+    def log_group(self, resource: Any) -> str:
+        """The CloudWatch log group of the endpoint; all training jobs share one."""
+        return resources.TRAINING_LOGS if _job_name(resource) else resources.ENDPOINT_LOGS + _endpoint_name(resource)
 
     # -- cleaning up ------------------------------------------------------------------------------------------------
 
-    def cleanup(self, all: bool = False, logs: bool = False) -> None:
-        """Delete what this lab made (with `all`, what all labs of this workshop made, crashed runs included).
+    def cleanup(self, all: bool = False, logs: bool = False, artifacts: bool = False) -> None:
+        """Stop and delete what this lab made (with `all`, what all labs of this workshop made, crashed runs included).
 
-        Found by tag, so it works after a kernel restart too, and a second time. Log groups cost next to nothing and are
-        worth reading afterwards: they are kept unless `logs` is True.
+        Found by tag, so it works after a kernel restart too, and a second time. Two things cost next to nothing and are
+        kept unless asked for: the endpoints' log groups (`logs`), and in S3 what training jobs made (`artifacts`), as
+        training was dear. The records and logs of ended jobs stay, and cost nothing.
         """
         label = Label(None if all else self.lab, self.owner)
         if self.ground.is_local and backends.local_environment() is None:
             print(_NOTHING_RUNS)
             return
         with backends.explained(self.ground):
-            cleanup(self.client, self.bucket, label, self._poll, logs)
+            cleanup(self.client, self.bucket, label, self._poll, logs, artifacts)
         if self.ground.is_local:
             print("On this machine none of it cost anything.")
 
@@ -291,49 +352,16 @@ _NOTHING_RUNS = (
 )
 
 
-def cleanup(clients: resources.Clients, bucket: str, label: Label, poll: float = 1.0, logs: bool = False) -> None:
-    """Delete everything that `label` selects; show a table of it, and a fresh listing by tag as proof.
-
-    Raises RuntimeError when something is left.
-    """
-    sagemaker, s3 = clients("sagemaker"), clients("s3")
-    rows = []
-    for resource in resources.find(sagemaker, label):
-        resources.delete(sagemaker, resource, poll)
-        rows.append((resource.kind.label, resource.name, "deleted"))
-    if count := resources.delete_objects(s3, bucket, label):
-        rows.append(("S3 objects", f"s3://{bucket}/{label.s3_prefix()}", f"{count} deleted"))
-    for group in resources.log_groups(clients("logs"), label):
-        if logs:
-            clients("logs").delete_log_group(logGroupName=group)
-        rows.append(("log group", group, "deleted" if logs else "kept, to read"))
-    if rows:
-        display(table(rows, columns=["kind", "name", "result"]))
-    left = resources.find(sagemaker, label)
-    objects = resources.objects(s3, bucket, label)
-    if left or objects:
-        names = [resource.name for resource in left] + [item["Key"] for item in objects]
-        raise RuntimeError(f"still there after the cleanup: {', '.join(names)}. Run the cleanup again.")
-    counts = ", ".join(f"0 {kind.label}s" for kind in resources.KINDS)
-    print(f"A new listing by the tags {label} finds {counts}, and 0 S3 objects: nothing is left that costs money.")
-
-
-def show_list(clients: resources.Clients, bucket: str, label: Label) -> Output:
-    """A table of everything that `label` selects."""
-    rows = []
-    for resource in resources.find(clients("sagemaker"), label):
-        status = (resource.kind.describe(clients("sagemaker"), resource.name) or {}).get(f"{resource.kind.word}Status")
-        rows.append((resource.kind.label, resource.name, status or ""))
-    for item in resources.objects(clients("s3"), bucket, label):
-        rows.append(("S3 object", f"s3://{bucket}/{item['Key']}", f"{item['Size']:,} bytes"))
-    return table(rows, columns=["kind", "name", "status"]) if rows else Output("Nothing.", f"Nothing with {label}.")
-
-
 def _arn(resource: Any) -> str:
     """The ARN of an SDK resource: its attribute endpoint_arn, model_arn, ..."""
     values = [value for name, value in vars(resource).items() if name.endswith("_arn") and isinstance(value, str)]
     word = f"/{resource.get_name()}"
     return next((value for value in values if value.endswith(word)), "")
+
+
+def _job_name(resource: Any) -> str | None:
+    """The name of an SDK TrainingJob, None for anything else."""
+    return getattr(resource, "training_job_name", None)
 
 
 def _endpoint_name(endpoint: Any) -> str:
@@ -355,6 +383,7 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_argument("--backend", default="auto", choices=["auto", backends.LOCAL, backends.SAGEMAKER])
         if name == "cleanup":
             command.add_argument("--logs", action="store_true", help="delete the endpoints' log groups too")
+            command.add_argument("--artifacts", action="store_true", help="delete the models of training jobs too")
     options = parser.parse_args(arguments)
     try:
         ground = backends.enter(options.backend, start=False)
@@ -367,7 +396,8 @@ def main(arguments: list[str] | None = None) -> int:
             if options.command == "list":
                 print(show_list(boto3.client, bucket, label))
             else:
-                cleanup(boto3.client, bucket, label, 0.2 if ground.is_local else 1.0, options.logs)
+                poll = 0.2 if ground.is_local else 1.0
+                cleanup(boto3.client, bucket, label, poll, options.logs, options.artifacts)
     except (RuntimeError, OSError, ClientError) as error:  # BackendError is a RuntimeError
         print(error, file=sys.stderr)
         return 1

@@ -34,6 +34,8 @@ def test_instance_types_exist(sagemaker_model):
     known = sagemaker_model.shape_for("ProductionVariantInstanceType").enum
     assert set(INSTANCES) <= set(known)
     assert all(model.instance_type in INSTANCES for model in HUB_MODELS.values())
+    assert {model.training_instance_type for model in HUB_MODELS.values()} <= set(INSTANCES)
+    assert set(INSTANCES) <= set(sagemaker_model.shape_for("TrainingInstanceType").enum)
 
 
 def test_images_are_those_of_the_sdk_in_every_region():
@@ -53,6 +55,11 @@ def test_images_are_those_of_the_sdk_in_every_region():
             assert container_images.image_uri(image, region) == expected
     for region in ("us-east-1", "eu-central-1", "cn-north-1"):
         assert container_images.image_uri("lmi", region) == image_uris.retrieve("djl-lmi", region, version="0.38.0")
+        training = {"version": "5.3.0", "base_framework_version": "pytorch2.9.0", "image_scope": "training"}
+        expected = image_uris.retrieve(
+            "huggingface", region, py_version="py312", instance_type="ml.g5.xlarge", **training
+        )
+        assert container_images.image_uri("huggingface-training", region) == expected
 
 
 def test_unknown_images_and_regions_are_named():
@@ -93,7 +100,7 @@ def test_a_hub_id_in_any_case_finds_its_entry():
 def test_unknown_names_get_the_nearest_ones(tmp_path):
     with pytest.raises(UnknownModel, match="Did you mean 'gpt-j-6b'"):
         catalogue.find("gptj-6b")
-    with pytest.raises(UnknownModel, match="'embedded', 'gpt-j-6b'"):
+    with pytest.raises(UnknownModel, match="'embedded', 'distilgpt2', 'gpt-j-6b'"):
         catalogue.find("no such thing")
     with pytest.raises(UnknownModel, match=r"needs config\.json"):
         catalogue.find(tmp_path)
