@@ -19,7 +19,7 @@ from pathlib import Path
 
 import uvicorn
 
-from . import moto_services, training_jobs
+from . import moto_services, training_jobs, tuning_jobs
 from .application import Application
 from .service import Service
 from .state import ServerRecord, StateFolder
@@ -42,6 +42,7 @@ def serve(state: StateFolder, port: int | None, region: str, foreground: bool) -
     _configure_logging(state, foreground)
     idle_minutes = _positive("SAGEMAKER_LOCAL_IDLE_MINUTES", "minutes", IDLE_MINUTES)
     _positive("SAGEMAKER_LOCAL_STOP_SECONDS", "seconds", training_jobs.STOP_SECONDS)
+    _positive("SAGEMAKER_LOCAL_PARALLEL_JOBS", "jobs", tuning_jobs.LOCAL_PARALLEL_JOBS)
     _check_installed()
     # Never given back: the lock is to end with the process, so that whoever waits for it waits for that.
     if state.take_lock("server", wait_seconds=1.0) is None:

@@ -51,6 +51,8 @@ _SWITCHES = {
     "SessionChainingConfig": ("EnableSessionTagChaining",),
 }
 PROGRAM = "sagemaker_program"
+OUTPUT_DEFAULTS = {"KmsKeyId": "", "CompressionType": "GZIP"}
+"""What AWS describes of an OutputDataConfig that does not say it."""
 
 
 def checked(context: Context, request: dict[str, Any]) -> dict[str, Any]:
@@ -67,7 +69,12 @@ def checked(context: Context, request: dict[str, Any]) -> dict[str, Any]:
     return (
         dict.fromkeys(switches, False)
         | request
-        | {"AlgorithmSpecification": algorithm, "ResourceConfig": resources, "StoppingCondition": stopping}
+        | {
+            "AlgorithmSpecification": algorithm,
+            "ResourceConfig": resources,
+            "StoppingCondition": stopping,
+            "OutputDataConfig": OUTPUT_DEFAULTS | request["OutputDataConfig"],
+        }
     )
 
 

@@ -40,7 +40,7 @@ def _create(context: Context, request: dict[str, Any]) -> dict[str, Any]:
             "ObjectiveStatusCounters": dict.fromkeys(("Succeeded", "Pending", "Failed"), 0),
         }
         record = context.store.create(TUNING_JOB, name, fields, request.get("Tags"))
-        limit = int(os.environ.get("SAGEMAKER_LOCAL_PARALLEL_JOBS", LOCAL_PARALLEL_JOBS))
+        limit = max(1, int(float(os.environ.get("SAGEMAKER_LOCAL_PARALLEL_JOBS", LOCAL_PARALLEL_JOBS))))
         run = TuningRun(context, record, plan, limit)
         context.tuning_runs[arn] = run
     run.start()

@@ -23,7 +23,6 @@ _UNSUPPORTED_IN_DEFINITION = (
     "TuningObjective",
     "HyperParameterRanges",
     "VpcConfig",
-    "HyperParameterTuningResourceConfig",
 )
 _TAKEN_OVER = (
     "RoleArn",
@@ -96,6 +95,8 @@ def plan_of(context: Context, request: dict[str, Any]) -> TuningPlan:
             f"MaxParallelTrainingJobs ({parallel}) cannot be larger than MaxNumberOfTrainingJobs ({len(combinations)})."
         )
     objective = _objective(config, definition)
+    definition["ResourceConfig"] = _resources(definition)
+    definition["OutputDataConfig"] = training_requests.OUTPUT_DEFAULTS | definition["OutputDataConfig"]
     definition["StaticHyperParameters"] = definition.get("StaticHyperParameters", {}) | {
         OBJECTIVE_HYPERPARAMETER: objective["MetricName"]
     }
@@ -118,6 +119,21 @@ def plan_of(context: Context, request: dict[str, Any]) -> TuningPlan:
     # What a training job would be refused for is refused now, not when the first one is due.
     training_requests.checked(context, plan.training_job(0, plan.training_job_name(0)))
     return plan
+
+
+def _resources(definition: dict[str, Any]) -> dict[str, Any]:
+    """The ResourceConfig of the training jobs; of several instance types in order of preference the first one."""
+    given = ("ResourceConfig", "HyperParameterTuningResourceConfig")
+    if sum(member in definition for member in given) != 1:
+        raise validation_exception(f"Exactly one of {' and '.join(given)} must be given in TrainingJobDefinition.")
+    if "ResourceConfig" in definition:
+        return definition["ResourceConfig"]
+    resources = dict(definition["HyperParameterTuningResourceConfig"])
+    resources.pop("AllocationStrategy", None)
+    configs = resources.pop("InstanceConfigs", [])
+    if configs and resources.keys() & {"InstanceType", "InstanceCount", "VolumeSizeInGB"}:
+        raise validation_exception("InstanceConfigs exclude InstanceType, InstanceCount and VolumeSizeInGB.")
+    return resources | (configs[0] if configs else {})
 
 
 def _combinations(config: dict[str, Any], static: dict[str, str]) -> list[dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import tarfile
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,9 @@ ENDPOINT = "command-line"
 ENDPOINT_ARN = f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:endpoint/{ENDPOINT}"
 LOG_GROUP = f"/aws/sagemaker/Endpoints/{ENDPOINT}"
 INVOKE = "sagemaker-runtime invoke-endpoint --content-type application/json"
+TRAINING_IMAGE = (
+    "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-training:2.9.0-transformers5.3.0-gpu-py312"
+)
 FAILED = 255
 TRANSFER_FAILED = 1
 
@@ -257,6 +261,71 @@ def test_service_quotas(aws: Aws) -> None:
     quotas = read(aws, "service-quotas list-service-quotas --service-code sagemaker")["Quotas"]
     values = {quota["QuotaName"]: quota["Value"] for quota in quotas}
     assert values["ml.g5.2xlarge for endpoint usage"] >= 1
+
+
+SCRIPT = """
+import os, pathlib
+print("train_loss=0.5")
+pathlib.Path(os.environ["SM_MODEL_DIR"], "weights").write_text("1 2 3")
+"""
+
+
+def create_training_job(aws: Aws, name: str, options: str = "") -> Any:
+    """A training job of the script in the default bucket; what aws says about it."""
+    values = {
+        "sagemaker_program": "train.py",
+        "sagemaker_submit_directory": f"s3://{BUCKET}/training/sourcedir.tar.gz",
+    }
+    algorithm = {
+        "TrainingImage": TRAINING_IMAGE,
+        "TrainingInputMode": "File",
+        "MetricDefinitions": [{"Name": "train_loss", "Regex": "train_loss=([0-9.]+)"}],
+    }
+    return read(
+        aws,
+        f"sagemaker create-training-job --training-job-name {name} --role-arn {ROLE} "
+        f"--output-data-config S3OutputPath=s3://{BUCKET}/trained "
+        "--resource-config InstanceType=ml.m5.xlarge,InstanceCount=1,VolumeSizeInGB=30 "
+        f"--stopping-condition MaxRuntimeInSeconds=600 {options}",
+        "--hyper-parameters",
+        json.dumps(values),
+        "--algorithm-specification",
+        json.dumps(algorithm),
+    )
+
+
+def test_training_jobs(aws: Aws, folder: Path) -> None:
+    (folder / "train.py").write_text(SCRIPT)
+    with tarfile.open(folder / "sourcedir.tar.gz", "w:gz") as tar:
+        tar.add(folder / "train.py", "train.py")
+    aws(f"s3 cp sourcedir.tar.gz s3://{BUCKET}/training/sourcedir.tar.gz --no-progress")
+    answer = create_training_job(aws, "by-command-line", "--tags Key=workshop,Value=genai")
+    arn = f"arn:aws:sagemaker:us-east-1:{ACCOUNT}:training-job/by-command-line"
+    assert answer == {"TrainingJobArn": arn}
+    describe = "sagemaker describe-training-job --training-job-name by-command-line"
+    wait_until(lambda: read(aws, describe)["TrainingJobStatus"] != "InProgress", "the training job ends")
+    described = read(aws, describe)
+    assert described["TrainingJobStatus"] == "Completed"
+    assert [metric["Value"] for metric in described["FinalMetricDataList"]] == [0.5]
+    aws("sagemaker wait training-job-completed-or-stopped --training-job-name by-command-line")
+    listing = "sagemaker list-training-jobs --name-contains by-command --status-equals Completed"
+    listed = aws(f"{listing} --query TrainingJobSummaries[].TrainingJobArn --output text")
+    assert listed.stdout.strip() == arn
+    tags = read(aws, f"sagemaker list-tags --resource-arn {arn}")["Tags"]
+    assert tags == [{"Key": "workshop", "Value": "genai"}]
+    aws(f"s3 cp {described['ModelArtifacts']['S3ModelArtifacts']} model-by-training.tar.gz --no-progress")
+    with tarfile.open(folder / "model-by-training.tar.gz") as tar:
+        assert tar.getnames() == ["weights"]
+    events = aws(
+        "logs filter-log-events --log-group-name /aws/sagemaker/TrainingJobs --log-stream-name-prefix by-command-line/ "
+        "--query events[].message --output text"
+    )
+    assert "train_loss=0.5" in events.stdout
+    stopped = aws("sagemaker stop-training-job --training-job-name by-command-line", expected=FAILED)
+    assert "(ValidationException)" in stopped.stderr
+    missing = aws("sagemaker describe-training-job --training-job-name nowhere", expected=FAILED)
+    assert "Requested resource not found" in missing.stderr
+    aws(f"s3 rm s3://{BUCKET}/trained --recursive")
 
 
 def test_what_there_is_not(aws: Aws) -> None:

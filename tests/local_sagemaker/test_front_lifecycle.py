@@ -191,10 +191,13 @@ def test_it_stops_by_itself_when_idle(state: Path) -> None:
     assert "ended without being stopped" not in command("start", state=state).stderr
 
 
-def test_why_the_server_did_not_start_is_told(state: Path) -> None:
-    result = command("start", state=state, check=False, SAGEMAKER_LOCAL_IDLE_MINUTES="soon")
+@pytest.mark.parametrize(
+    ("setting", "what"), [("IDLE_MINUTES", "minutes"), ("STOP_SECONDS", "seconds"), ("PARALLEL_JOBS", "jobs")]
+)
+def test_why_the_server_did_not_start_is_told(state: Path, setting: str, what: str) -> None:
+    result = command("start", state=state, check=False, **{f"SAGEMAKER_LOCAL_{setting}": "soon"})
     assert result.returncode == 1
-    assert "must be a positive number of minutes, not 'soon'" in result.stderr
+    assert f"must be a positive number of {what}, not 'soon'" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from front_support import ACCOUNT, BUCKET, ROLE, LocalServer, error_of
+from front_support import ACCOUNT, BUCKET, ROLE, ROOT, LocalServer, error_of
 from training_support import TRAINING_IMAGE, channel, put, read, sourcedir, wait_for_line
 
 from shared.local_sagemaker import tuning_ranges
@@ -288,17 +292,21 @@ def test_early_stopping_stops_what_is_worse_than_the_median(server: LocalServer,
     assert done["BestTrainingJob"]["TunedHyperParameters"]["x"] == "3"
 
 
-def test_checkpoints_of_training_jobs_are_kept_apart(server: LocalServer, source: str) -> None:
+def test_what_training_jobs_are_given(server: LocalServer, source: str) -> None:
     url = f"s3://{BUCKET}/tuned-checkpoints/"
-    tune(
-        server, source, "checkpoints", categories(x=["1", "2"]), definition={"CheckpointConfig": {"S3Uri": url}}
-    )  # fmt: skip
-    describe_job = server.client("sagemaker").describe_training_job
-    urls = {
-        describe_job(TrainingJobName=trial["TrainingJobName"])["CheckpointConfig"]["S3Uri"]
-        for trial in trials(server, "checkpoints")
+    instances = [
+        {"InstanceType": kind, "InstanceCount": 1, "VolumeSizeInGB": 30} for kind in ("ml.g5.xlarge", "ml.m5.xlarge")
+    ]
+    definition = {
+        "CheckpointConfig": {"S3Uri": url},
+        "ResourceConfig": None,
+        "HyperParameterTuningResourceConfig": {"InstanceConfigs": instances, "AllocationStrategy": "Prioritized"},
     }
-    assert len(urls) == 2 and all(found.startswith(url) for found in urls)
+    tune(server, source, "given", categories(x=["1", "2"]), definition=definition)
+    names = [trial["TrainingJobName"] for trial in trials(server, "given")]
+    jobs = [server.client("sagemaker").describe_training_job(TrainingJobName=name) for name in names]
+    assert [job["CheckpointConfig"]["S3Uri"] for job in jobs] == [f"{url}{name}" for name in names], "kept apart"
+    assert {job["ResourceConfig"]["InstanceType"] for job in jobs} == {"ml.g5.xlarge"}
 
 
 def test_lists(server: LocalServer, source: str) -> None:
@@ -375,7 +383,14 @@ X = categories(x=["1", "2"])
             "does not support WarmStartConfig",
         ),
         (X, {"Autotune": {"Mode": "Enabled"}}, "does not support Autotune"),
-        (X, {"definition": {"ResourceConfig": None}}, "ResourceConfig must be given"),
+        (X, {"definition": {"ResourceConfig": None}}, "Exactly one of ResourceConfig and"),
+        (
+            X,
+            {"definition": {"ResourceConfig": None, "HyperParameterTuningResourceConfig": {
+                "InstanceType": "ml.m5.large", "InstanceConfigs": [{"InstanceType": "ml.m5.large", "InstanceCount": 1,
+                                                                    "VolumeSizeInGB": 1}]}}},
+            "InstanceConfigs exclude",
+        ),
         (X, {"definition": {"RoleArn": ROLE + "-gone"}}, "Could not assume role"),
         (X, {"definition": {"InputDataConfig": [channel("train", f"s3://{BUCKET}/nothing/")]}}, "No S3 objects found"),
         (
@@ -429,3 +444,66 @@ def test_scaling() -> None:
     assert len(set(values)) == 90, "no combination comes twice while there are others"
     assert sorted({int(each["x"]) for each in drawn(integers("x", "3", "5"), 9)}) == [3, 4, 5]
     assert drawn(integers("x", "1", "9"), 3) == drawn(integers("x", "1", "9"), 3)
+
+
+TUNER_SCRIPT = """
+import sys
+from sagemaker.core.helper.session_helper import Session
+from sagemaker.core.parameter import CategoricalParameter, ContinuousParameter, IntegerParameter
+from sagemaker.train import ModelTrainer
+from sagemaker.train.configs import Compute, InputData, SourceCode
+from sagemaker.train.tuner import HyperparameterTuner
+
+image, role, folder, data = sys.argv[1:]
+trainer = ModelTrainer(
+    sagemaker_session=Session(), role=role, training_image=image, base_job_name="tuned-by-v3",
+    source_code=SourceCode(source_dir=folder, entry_script="train.py"),
+    compute=Compute(instance_type="ml.m5.xlarge", instance_count=1),
+    hyperparameters={"wait": 0}, tags=[{"key": "workshop", "value": "genai"}],
+)
+tuner = HyperparameterTuner(
+    model_trainer=trainer, objective_metric_name="loss", objective_type="Minimize", strategy="Random",
+    metric_definitions=[{"Name": "loss", "Regex": "loss=([0-9.]+)"}], random_seed=4,
+    hyperparameter_ranges={
+        "x": IntegerParameter(0, 9),
+        "rate": ContinuousParameter(0.001, 0.1, scaling_type="Logarithmic"),
+        "optimizer": CategoricalParameter(["a", "b"]),
+    },
+    max_jobs=3, max_parallel_jobs=2, base_tuning_job_name="by-v3",
+)
+tuner.tune(inputs=[InputData(channel_name="train", data_source=data)], wait=False)
+job = tuner.latest_tuning_job
+job.wait(poll=1)
+print("status", job.refresh().hyper_parameter_tuning_job_status)
+print("best", tuner.best_training_job())
+found = list(job.get_all_training_jobs(sort_by="FinalObjectiveMetricValue"))
+print("first", found[0].training_job_name, len(found))
+table = tuner.analytics().dataframe().sort_values("FinalObjectiveValue")
+print("table", table.iloc[0]["TrainingJobName"], sorted({"x", "rate", "optimizer"} & set(table.columns)))
+"""
+
+
+def test_the_tuner_of_sdk_v3(server: LocalServer, tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    data = put(server, "tuning/v3/rows.txt", "rows").rpartition("/")[0]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "SAGEMAKER_"))}
+    arguments = [TRAINING_IMAGE, ROLE, str(tmp_path), data]
+    result = subprocess.run(
+        [sys.executable, "-c", TUNER_SCRIPT, *arguments],
+        env=clean | server.values,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.returncode == 0, result.stderr
+    told = dict(line.split(" ", 1) for line in result.stdout.splitlines() if line.split(" ")[0] in TOLD)
+    assert told["status"] == "Completed"
+    assert told["first"] == f"{told['best']} 3"
+    assert told["table"] == f"{told['best']} ['optimizer', 'rate', 'x']"
+    job = server.client("sagemaker").describe_training_job(TrainingJobName=told["best"])
+    assert {channel["ChannelName"] for channel in job["InputDataConfig"]} == {"train", "sm_drivers"}
+    assert job["HyperParameters"]["wait"] == "0"
+
+
+TOLD = ("status", "best", "first", "table")
