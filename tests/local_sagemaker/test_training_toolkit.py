@@ -156,3 +156,18 @@ def test_requirements_that_do_not_exist(server: LocalServer) -> None:
     described = train_by_toolkit(server, "no-requirements", source)
     assert described["TrainingJobStatus"] == "Failed"
     assert "no-such-package" in described["FailureReason"]
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ("open('/opt/ml/output/failure', 'w').write('the data has holes')\nraise SystemExit(1)", "the data has holes"),
+        ("import shutil; shutil.rmtree('/opt/ml/output', ignore_errors=True)\nraise OSError('no output')", "no output"),
+    ],
+)
+def test_the_failure_file_of_a_script_stands(server: LocalServer, script: str, expected: str) -> None:
+    name = f"toolkit-failure-{expected.replace(' ', '-')}"
+    described = train_by_toolkit(server, name, {"train.py": script})
+    assert described["TrainingJobStatus"] == "Failed"
+    assert expected in described["FailureReason"]
+    assert described["FailureReason"].endswith("exit code: 1")

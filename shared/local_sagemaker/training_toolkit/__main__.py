@@ -37,9 +37,16 @@ def main() -> int:
             run(command, settings, environment)
     except ToolkitError as error:
         print(error, file=sys.stderr, flush=True)
-        (base / "output" / "failure").write_text(str(error))
+        tell(base / "output" / "failure", str(error))
         return error.status
     return 0
+
+
+def tell(failure: Path, message: str) -> None:
+    """Write the failure file, unless the script has written its own."""
+    if not failure.exists():
+        failure.parent.mkdir(exist_ok=True)
+        failure.write_text(message)
 
 
 def run(command: list[str], settings: Settings, environment: dict[str, str]) -> None:
