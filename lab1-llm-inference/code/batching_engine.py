@@ -46,6 +46,7 @@ class Sequence:
         assembler: turns them into text.
         max_new_tokens: where to stop at the latest.
         stream: make the tokens available one by one, not only all at the end.
+        adapter: name of the adapter to use; None for the model as it is.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Sequence:
         assembler: TextAssembler,
         max_new_tokens: int,
         stream: bool = False,
+        adapter: str | None = None,
     ):
         self.prompt_ids = prompt_ids
         self.sampler = sampler
         self.max_new_tokens = max_new_tokens
+        self.adapter = adapter
         self.tokens: list[GeneratedToken] = []
         self.finish_reason: str | None = None
         self.cancelled = False
@@ -149,6 +152,7 @@ class BatchingEngine:
         self._takes_positions = "position_ids" in arguments
         self._last_logits_only = {"logits_to_keep": 1} if "logits_to_keep" in arguments else {}
         self._fused_forward = getattr(model, "fused_forward", None)  # see fused_layers.py
+        self._adapters = getattr(model, "adapters", None)  # see lora_adapters.py
         self._eos_token_ids = eos_token_ids
         self._max_batch_size, self._max_batch_tokens = max_batch_size, max_batch_tokens
         self._max_waiting = max_waiting
@@ -255,6 +259,7 @@ class BatchingEngine:
 
     def _prefill(self, group: list[Sequence]) -> None:
         try:
+            self._select_adapters(group)
             prefilled, logits = self._read_prompts([sequence.prompt_ids for sequence in group])
             self._cache.append_rows(prefilled, [len(sequence.prompt_ids) for sequence in group])
         except Exception as error:
@@ -284,6 +289,7 @@ class BatchingEngine:
 
     def _decode(self) -> None:
         try:
+            self._select_adapters(self._running)
             self._cache.prepare_step()
             ids = torch.tensor([[sequence.tokens[-1].token_id] for sequence in self._running])
             positions = torch.tensor([[length] for length in self._cache.lengths])
@@ -296,6 +302,10 @@ class BatchingEngine:
                 sequence.fail(error)
             return
         self._accept(logits, 0)
+
+    def _select_adapters(self, sequences: list[Sequence]) -> None:
+        if self._adapters:
+            self._adapters.select(sequence.adapter for sequence in sequences)
 
     def _forward(self, ids, mask, positions, cache) -> torch.Tensor:
         if self._fused_forward:

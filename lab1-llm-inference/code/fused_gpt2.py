@@ -15,6 +15,14 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 class FusedGPT2Block(GPT2Block):
     """A `GPT2Block` without cross attention, made from one; takes over its parameters."""
 
+    # Which layers of the original each linear layer stands for (see `Adapters.attach`).
+    PARTS = {
+        "query_key_value": ("attn.c_attn",),
+        "attention_output": ("attn.c_proj",),
+        "up": ("mlp.c_fc",),
+        "down": ("mlp.c_proj",),
+    }
+
     def __init__(self, block: GPT2Block):
         nn.Module.__init__(self)
         attention = block.attn

@@ -12,6 +12,14 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 class FusedLlamaLayer(LlamaDecoderLayer):
     """A `LlamaDecoderLayer`, made from one; takes over its parameters."""
 
+    # Which layers of the original each linear layer stands for (see `Adapters.attach`).
+    PARTS = {
+        "query_key_value": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+        "attention_output": ("self_attn.o_proj",),
+        "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+        "down": ("mlp.down_proj",),
+    }
+
     def __init__(self, layer: LlamaDecoderLayer):
         nn.Module.__init__(self)
         attention, mlp = layer.self_attn, layer.mlp

@@ -60,12 +60,16 @@ class GenerationParameters:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """A checked request: one or more prompts, `is_list` if they came as a list."""
+    """A checked request: one or more prompts, `is_list` if they came as a list.
+
+    `adapters` names the adapter of each prompt, None for the model as it is; it is empty where no prompt has one.
+    """
 
     prompts: tuple[str, ...]
     is_list: bool
     parameters: GenerationParameters
     stream: bool
+    adapters: tuple[str | None, ...] = ()
 
 
 DEFAULT_NEW_TOKENS = 30
@@ -108,15 +112,15 @@ def parse_body(body: Any) -> Any:
         raise ValueError("The request body is nested too deeply.") from error
 
 
-def parse_request(payload: Any, limits: Limits) -> GenerationRequest:
-    """Check a decoded request body.
+def parse_request(payload: Any, limits: Limits, known_adapters: tuple[str, ...] = ()) -> GenerationRequest:
+    """Check a decoded request body; `known_adapters` are the names that it may ask for.
 
     Raises:
         ValueError: names the field, what is wrong with it and what is accepted.
     """
     if not isinstance(payload, dict):
         raise ValueError(f'The request body must be a JSON object with "inputs", not {_kind(payload)}.')
-    _refuse_unknown(payload, ("inputs", "parameters", "stream"), "field")
+    _refuse_unknown(payload, ("inputs", "parameters", "stream", "adapters", "adapter"), "field")
     if "inputs" not in payload:
         raise ValueError('The field "inputs" is missing; it holds the prompt, or a list of prompts.')
     prompts, is_list = _parse_inputs(payload["inputs"], limits)
@@ -129,7 +133,8 @@ def parse_request(payload: Any, limits: Limits) -> GenerationRequest:
     parameters = _parse_parameters({} if given is None else given, limits)
     if parameters.seed is not None and parameters.seed + len(prompts) - 1 > _INTEGERS["seed"][1]:
         raise ValueError(f'"seed" is too large for a list of {len(prompts)} prompts, which use seed, seed + 1, ...')
-    return GenerationRequest(prompts, is_list, parameters, stream)
+    adapters = _parse_adapters(payload, len(prompts), is_list, known_adapters)
+    return GenerationRequest(prompts, is_list, parameters, stream, adapters)
 
 
 def _parse_inputs(inputs: Any, limits: Limits) -> tuple[tuple[str, ...], bool]:
@@ -154,6 +159,34 @@ def _parse_inputs(inputs: Any, limits: Limits) -> tuple[tuple[str, ...], bool]:
         except UnicodeEncodeError as error:
             raise ValueError(f"{name} is not valid Unicode text: {error.reason} at position {error.start}.") from error
     return tuple(prompts), is_list
+
+
+def _parse_adapters(payload: dict, count: int, is_list: bool, known: tuple[str, ...]) -> tuple[str | None, ...]:
+    """The adapter of each prompt, or () where no prompt has one. "adapter" and "adapters" mean the same."""
+    if payload.get("adapter") is not None and payload.get("adapters") is not None:
+        raise ValueError('The request holds both "adapter" and "adapters", which mean the same; give one.')
+    field = "adapter" if payload.get("adapter") is not None else "adapters"
+    given = payload.get(field)
+    if given is None:
+        return ()
+    names = given if isinstance(given, list) else [given] * count
+    if len(names) != count:
+        prompts = f"{count} prompts" if is_list else "one prompt"
+        raise ValueError(f'"{field}" names {len(names)} adapters for {prompts}; give one name, or one for each prompt.')
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f'"{field}" must be the name of an adapter or a list of names, not {_kind(name)}.')
+        if name and name not in known:
+            raise ValueError(f'Unknown adapter "{name}". {_adapters_here(name, known)}')
+    return tuple(name or None for name in names) if any(names) else ()
+
+
+def _adapters_here(name: str, known: tuple[str, ...]) -> str:
+    if not known:
+        return "This endpoint has none: an adapter lies in the model archive, in the folder adapters/NAME."
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'Did you mean "{near[0]}"? ' if near else ""
+    return f'{hint}This endpoint has: {", ".join(known)}; "" is the model without an adapter.'
 
 
 def _parse_parameters(given: Any, limits: Limits) -> GenerationParameters:

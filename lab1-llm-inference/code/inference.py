@@ -3,7 +3,8 @@
 They follow the contract of the Hugging Face inference toolkit
 (https://github.com/aws/sagemaker-huggingface-inference-toolkit) and need torch and transformers only. A server that
 calls `predict_fn` from several threads gets its requests batched; one that sends a generator's items as they come gets
-token streaming. The Hugging Face image does neither: there a streamed answer is one body of the same lines.
+token streaming. The Hugging Face image does neither: there a streamed answer is one body of the same lines. LoRA
+adapters, as peft saves them, lie in adapters/NAME/ beside the model; a request names the one that it wants.
 
 Request and answer are described in `generation_request.py` and this lab's README. Environment variables:
 
@@ -40,7 +41,8 @@ def model_fn(model_dir, context=None) -> TextGenerator:
     """
     start = time.perf_counter()
     source = _model_source(Path(model_dir))
-    model, tokenizer, note = load_model(source, os.environ.get("HF_MODEL_REVISION"), os.environ.get("DTYPE", "auto"))
+    settings = os.environ.get("HF_MODEL_REVISION"), os.environ.get("DTYPE", "auto")
+    model, tokenizer, note = load_model(source, *settings, Path(model_dir) / "adapters")
     on_cpu = model.device.type == "cpu"
     limits = Limits(
         max_total_tokens=_setting("MAX_TOTAL_TOKENS", Limits.max_total_tokens),

@@ -4,6 +4,7 @@ import gc
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 _BEGIN = time.perf_counter()
 
@@ -38,6 +39,7 @@ with _quick_imports("sklearn", "accelerate"):
 IMPORT_SECONDS = time.perf_counter() - _BEGIN
 
 from fused_layers import fuse_layers  # noqa: E402
+from lora_adapters import Adapters  # noqa: E402
 from packed_linear import pack_linear_layers, weight_bytes  # noqa: E402
 
 # With int8, the linear layers have 8-bit weights; the embedding, norms and attention stay float32.
@@ -49,7 +51,7 @@ _DTYPES = {
 }
 
 
-def load_model(source: str, revision: str | None, dtype_name: str):
+def load_model(source: str, revision: str | None, dtype_name: str, adapters_folder: Path | None = None):
     """Load a model for inference.
 
     Args:
@@ -57,12 +59,14 @@ def load_model(source: str, revision: str | None, dtype_name: str):
         revision: of the Hub repository, or None.
         dtype_name: "auto" or a key of `_DTYPES`. Automatic is bfloat16 on a GPU that has it, float16 on other GPUs and
             float32 on CPU. "int8" is for the CPU.
+        adapters_folder: holds a folder for each LoRA adapter; with any in it the model gets an attribute `adapters`.
 
     Returns:
         The model in evaluation mode, its tokenizer, and a sentence on dtype, device, bytes and layers for the log.
 
     Raises:
-        ValueError: unknown dtype, int8 on a GPU, or a model that keeps another state than keys and values.
+        ValueError: unknown dtype, int8 on a GPU, a model that keeps another state than keys and values, or an adapter
+            that cannot be served.
         OSError: transformers finds no such model.
     """
     logging.disable_progress_bar()
@@ -80,6 +84,7 @@ def load_model(source: str, revision: str | None, dtype_name: str):
     tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     model = AutoModelForCausalLM.from_pretrained(source, revision=revision, dtype=dtype).eval().requires_grad_(False)
     model.to(device)
+    adapters = Adapters(adapters_folder, model) if adapters_folder else None
     int8 = dtype_name == "int8"
     note = f"{'int8' if int8 else str(dtype).removeprefix('torch.')} on {device.type}"
     loaded = weight_bytes(model)
@@ -87,6 +92,9 @@ def load_model(source: str, revision: str | None, dtype_name: str):
         fuse_layers(model)
         count = pack_linear_layers(model, int8)
         note += f", {count} linear layers {'quantized' if int8 else 'packed'}, {torch.get_num_threads()} threads"
+    if adapters and adapters.names:
+        adapters.attach(model)
+        note += f", adapters {', '.join(adapters.names)}"
     note += f", weights of {loaded:,} bytes take {weight_bytes(model):,} in memory"
     return model, tokenizer, note
 

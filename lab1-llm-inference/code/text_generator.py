@@ -24,6 +24,8 @@ class TextGenerator:
         self.context_length = min(context, limits.max_total_tokens)
         self.vocabulary_size = config.vocab_size
         self.limits = limits
+        adapters = getattr(model, "adapters", None)
+        self.adapter_names: tuple[str, ...] = adapters.names if adapters else ()
         self._tokenizer = tokenizer
         context_id = tokenizer("a", add_special_tokens=False).input_ids[0]
         self._names = TokenNames(self._decode_with_special_tokens, context_id)
@@ -35,7 +37,7 @@ class TextGenerator:
         Raises:
             ValueError: for the client; see `parse_request`.
         """
-        request = parse_request(payload, self.limits)
+        request = parse_request(payload, self.limits, self.adapter_names)
         parameters = request.parameters
         if parameters.top_n_tokens > self.vocabulary_size:
             raise ValueError(
@@ -88,7 +90,8 @@ class TextGenerator:
         sampler = TokenSampler(parameters, prompt_ids, seed, log_probs=parameters.details or request.stream)
         assembler = TextAssembler(self._decode, prompt_ids, parameters.stop)
         max_new_tokens = parameters.max_new_tokens or min(DEFAULT_NEW_TOKENS, room)
-        return Sequence(prompt_ids, sampler, assembler, max_new_tokens, request.stream)
+        adapter = request.adapters[index] if request.adapters else None
+        return Sequence(prompt_ids, sampler, assembler, max_new_tokens, request.stream, adapter)
 
     def answer(self, request: GenerationRequest, prompt: str, sequence: Sequence, with_tokens: bool = True) -> dict:
         """The response object of one finished prompt."""
