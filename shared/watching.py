@@ -89,7 +89,8 @@ def watch(
         if status == "InService" and not before:
             say(f"{clock}  {status}")
             return
-        reader = reader or LogReader(logs, ENDPOINT_LOGS + endpoint_name, since=description["CreationTime"])
+        since = description["LastModifiedTime" if status == "Updating" else "CreationTime"]
+        reader = reader or LogReader(logs, ENDPOINT_LOGS + endpoint_name, since=since)
         for line in reader.new_lines():
             lines.append(line)
             if len(lines) <= most_lines:
