@@ -10,6 +10,7 @@ from .moto_services import MotoServices
 from .records import Store
 from .state import StateFolder
 from .telemetry import Telemetry
+from .warm_pools import WarmPools
 
 if TYPE_CHECKING:
     from .fleets import Fleets
@@ -34,7 +35,11 @@ class Context:
     endpoints_changed: Callable[[], None]
     fleets: dict[str, Fleets] = field(default_factory=dict)
     training_runs: dict[str, TrainingRun] = field(default_factory=dict)
+    warm_pools: WarmPools = field(init=False)
     tuning_runs: dict[str, TuningRun] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.warm_pools = WarmPools(self.store.lock)
 
 
 Operation = Callable[[Context, dict[str, Any]], dict[str, Any]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -13,12 +12,12 @@ from pathlib import Path
 
 from . import accelerators, requirements
 from .containers import ML_FOLDER, Container
+from .kept_containers import TORCHRUN, KeptContainer
 from .model_instances import PASSED_ON
 from .training_plans import TrainingPlan
 
 LOOPBACK_INTERFACE = "lo" if sys.platform == "linux" else "lo0"
 HOSTS_FILE = Path("/etc/hosts")
-TORCHRUN = Path(__file__).with_name("training_torchrun.py")
 TOOLKIT = Path(__file__).with_name("training_toolkit")
 CODE_CHANNELS = ("code", "sm_drivers")
 KEPT_LINES = 400
@@ -42,17 +41,23 @@ class Surroundings:
 
 
 class TrainingHost:
-    """One host, for one attempt at the job. Its folders exist from the start, its processes from `start`."""
+    """One host, for one attempt at the job. Its folders exist from the start, its processes from `start`.
 
-    def __init__(self, plan: TrainingPlan, name: str, surroundings: Surroundings) -> None:
+    With `kept`, its container is one that an earlier job may have used and a later one may use.
+    """
+
+    def __init__(
+        self, plan: TrainingPlan, name: str, surroundings: Surroundings, kept: KeptContainer | None = None
+    ) -> None:
         self.name = name
+        self._kept = kept
         self._plan = plan
         self._surroundings = surroundings
         self._number = plan.hosts.index(name)
-        self._root = surroundings.folder / name
+        self._root = kept.root if kept else surroundings.folder / name
         self._ml = self._root / "ml"
         self._stream = f"{plan.name}/{name}-{int(surroundings.started)}"
-        self._container: Container | None = None
+        self._container: Container | KeptContainer | None = kept
         self.last_lines: deque[str] = deque(maxlen=KEPT_LINES)
         for folder in ("input/config", "input/data", "model", "output/data", "code"):
             (self._ml / folder).mkdir(parents=True)
@@ -82,10 +87,14 @@ class TrainingHost:
     def start(self, on_end: Callable[[], None]) -> None:
         """Start the container; `on_end` is called once, from a thread, when it has ended. Raises OSError."""
         self._write_settings()
-        overlay = requirements.Overlay.create(self._root / "python")
+        overlay = self._kept.overlay if self._kept else requirements.Overlay.create(self._root / "python")
         self._write_commands(overlay)
+        argv = self._plan.entrypoint or [str(overlay.python), str(TOOLKIT)]
+        if self._kept:
+            self._kept.run(argv, self._environment(overlay), self._log, on_end, self._hosts_file())
+            return
         container = Container(
-            self._plan.entrypoint or [str(overlay.python), str(TOOLKIT)],
+            argv,
             root=self._root,
             environment=self._environment(overlay),
             log=self._log,
@@ -105,10 +114,6 @@ class TrainingHost:
         """End every process: SIGTERM, and SIGKILL after the grace period. Returns when all are gone."""
         if self._container is not None:
             self._container.stop(grace_seconds)
-
-    def remove(self) -> None:
-        """Delete the host's folders."""
-        shutil.rmtree(self._root, ignore_errors=True)
 
     def log(self, line: str) -> None:
         """Write a line to the host's log stream that its container did not print."""

@@ -1,4 +1,4 @@
-"""CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob, and what the server does with jobs."""
+"""The operations of training jobs, and what the server does with jobs at its start and its end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 from .context import Context, Operation
 from .faults import Fault, validation_exception
+from .models import refuse_unsupported
 from .records import Kind, Record, page, select
 from .state import StateFolder
 from .training_plans import plan_of
@@ -70,7 +71,8 @@ def create_training_job(
             fields["TuningJobArn"] = tuning_job_arn
         record = context.store.create(TRAINING_JOB, name, fields, request.get("Tags"))
         progress = TrainingProgress(record, context.store.lock, context.state)
-        run = TrainingRun(plan, progress, _environs(context, on_metric), functools.partial(_forget, context, record))
+        on_end = functools.partial(_forget, context, record)
+        run = TrainingRun(plan, progress, _environs(context, on_metric), context.warm_pools, on_end)
         context.training_runs[arn] = run
     run.start()
     return record
@@ -190,6 +192,17 @@ def _stop_training_job(context: Context, request: dict[str, Any]) -> dict[str, A
     return {}
 
 
+def _update_training_job(context: Context, request: dict[str, Any]) -> dict[str, Any]:
+    refuse_unsupported(
+        request, ("ProfilerConfig", "ProfilerRuleConfigurations", "RemoteDebugConfig"), "UpdateTrainingJob"
+    )
+    record = get(context, request["TrainingJobName"])
+    seconds = request.get("ResourceConfig", {}).get("KeepAlivePeriodInSeconds")
+    if seconds is not None and not context.warm_pools.update(record, seconds):
+        raise validation_exception(f"Training job {record.name} has no warm pool that is available.")
+    return {"TrainingJobArn": record.arn}
+
+
 def interrupt(context: Context, name: str, seconds: float) -> None:
     """Take a managed spot training job's instances away, and give it others after so many seconds. Raises faults."""
     record = get(context, name)
@@ -226,11 +239,12 @@ def restore_lost(context: Context) -> None:
 
 
 def abandon_all(context: Context) -> None:
-    """End every job's processes, because the server ends; returns when they are gone."""
+    """End every job's and warm pool's processes, because the server ends; returns when they are gone."""
     runs = list(context.training_runs.values())
     if runs:
         with ThreadPoolExecutor(len(runs)) as pool:
             list(pool.map(lambda run: run.abandon(), runs))
+    context.warm_pools.close()
 
 
 def describe_all(context: Context, state: StateFolder) -> list[dict[str, Any]]:
@@ -251,4 +265,5 @@ OPERATIONS: dict[str, Operation] = {
     "DescribeTrainingJob": _describe_training_job,
     "ListTrainingJobs": _list_training_jobs,
     "StopTrainingJob": _stop_training_job,
+    "UpdateTrainingJob": _update_training_job,
 }

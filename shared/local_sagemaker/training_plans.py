@@ -65,6 +65,7 @@ class TrainingPlan:
     max_runtime: float
     max_wait: float | None
     max_retries: int
+    keep_alive: float
 
     @property
     def hosts(self) -> list[str]:
@@ -115,6 +116,7 @@ def plan_of(request: dict[str, Any], arn: str) -> TrainingPlan:
         max_runtime=float(stopping["MaxRuntimeInSeconds"]),
         max_wait=float(stopping["MaxWaitTimeInSeconds"]) if request.get("EnableManagedSpotTraining") else None,
         max_retries=request.get("RetryStrategy", {}).get("MaximumRetryAttempts", 0),
+        keep_alive=float(resources.get("KeepAlivePeriodInSeconds", 0)),
     )
 
 

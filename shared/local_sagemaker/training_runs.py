@@ -17,10 +17,12 @@ from .artifacts import merged_files, upload_archive, upload_files
 from .channels import ChannelError, Storage, download, find_files, share_of
 from .failure_reasons import algorithm_error
 from .folder_sync import FolderSync, restore
+from .kept_containers import KeptContainer, can_be_kept
 from .training_hosts import Surroundings, TrainingHost
 from .training_metrics import MetricReader
 from .training_plans import TrainingPlan
 from .training_progress import TrainingProgress
+from .warm_pools import WarmPools
 
 log = logging.getLogger(__name__)
 
@@ -71,9 +73,16 @@ class TrainingRun:
     """One job, from `start` to its end, on a thread of its own."""
 
     def __init__(
-        self, plan: TrainingPlan, progress: TrainingProgress, environs: Environs, on_end: Callable[[], None]
+        self,
+        plan: TrainingPlan,
+        progress: TrainingProgress,
+        environs: Environs,
+        warm_pools: WarmPools,
+        on_end: Callable[[], None],
     ) -> None:
         self.plan = plan
+        self._warm_pools = warm_pools
+        self._kept = warm_pools.take(progress.record)
         self._progress = progress
         self._environs = environs
         self._on_end = on_end
@@ -135,19 +144,30 @@ class TrainingRun:
                 self._upload(outcome)
             # What the job has said must be readable before anybody is told that it has ended.
             self._environs.flush()
+            if outcome is Outcome.COMPLETED:
+                self._keep_warm()
             self._end(outcome)
         except JobFailure as failure:
             self._upload_output_of_failure()
             self._environs.flush()
-            progress.end("Failed", "Failed", "Training job failed", str(failure))
+            self._finish("Failed", "Failed", "Training job failed", str(failure))
         except Exception as error:
             log.exception("training job %s", self.plan.name)
             self._environs.flush()
-            progress.end("Failed", "Failed", "Training job failed", _internal_error(error))
+            self._finish("Failed", "Failed", "Training job failed", _internal_error(error))
         finally:
             self._stop_hosts(0)
+            for container in self._kept:
+                container.remove()
             shutil.rmtree(self._folder, ignore_errors=True)
             self._on_end()
+
+    def _keep_warm(self) -> None:
+        """Hand the containers over to the warm pool, where the job asks for one."""
+        clean = [container for container in self._kept if container.clean()]
+        kept = clean if len(clean) == len(self._kept) else []
+        if self._warm_pools.keep(self._progress.record, kept) and kept:
+            self._kept, self._hosts = [], []
 
     def _end(self, outcome: Outcome) -> None:
         endings = {
@@ -161,7 +181,11 @@ class TrainingRun:
                 "Stopped", "MaxWaitTimeExceeded", "Training job wait time exceeded MaxWaitTimeInSeconds provided",
             ),
         }  # fmt: skip
-        self._progress.end(*endings[outcome])
+        self._finish(*endings[outcome])
+
+    def _finish(self, status: str, secondary: str, message: str, reason: str | None = None) -> None:
+        self._warm_pools.release(self._progress.record)
+        self._progress.end(status, secondary, message, reason)
 
     def _until_decided(self) -> Outcome:
         """Attempt the job until it has ended for good. Raises JobFailure."""
@@ -222,7 +246,12 @@ class TrainingRun:
         )
         progress.enter("Downloading", "Downloading input data")
         progress.start_clock()
-        hosts = [TrainingHost(plan, name, surroundings) for name in plan.hosts]
+        if plan.keep_alive and not self._kept and can_be_kept():
+            self._kept = [KeptContainer(self._environs.folder, surroundings.grace_seconds) for _ in plan.hosts]
+        kept = self._kept or [None] * plan.instance_count
+        hosts = [
+            TrainingHost(plan, name, surroundings, container) for name, container in zip(plan.hosts, kept, strict=True)
+        ]
         try:
             self._fill(hosts)
         except ChannelError as error:
@@ -283,7 +312,8 @@ class TrainingRun:
             raise JobFailure(algorithm_error(failed.failure, list(failed.last_lines), failed.exit_status))
         if wished is None and not all_ended:
             self._progress.enter("Stopping", "Stopping the training job", status="Stopping")
-        self._stop_hosts(0 if wished is Wish.ABANDON else None)
+        if wished is not None or not all_ended:
+            self._stop_hosts(0 if wished is Wish.ABANDON else None)
         self._finish_syncs(wished is not Wish.ABANDON)
         if wished is not None:
             return self._outcome_wished()
@@ -318,6 +348,9 @@ class TrainingRun:
     def _discard(self) -> None:
         """The instances of an attempt are gone, with all that was on them."""
         self._stop_hosts(0)
+        for container in self._kept:
+            container.remove()
+        self._kept = []
         self._finish_syncs(last_copy=False)
         self._progress.stop_clock()
         with self._changed:
