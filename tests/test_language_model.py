@@ -183,7 +183,7 @@ def test_prompts_that_the_labs_use(writer):
         "Text: Mina lives in Tarvel. She is a baker.\nTown:": "Tarvel",
         "The capital of France is": "Paris",
     }
-    answers = [answer.rstrip(".") for answer in writer.answers(list(expected))]
+    answers = [answer.partition(".")[0].strip() for answer in writer.answers(list(expected))]
     assert sum(given == wanted for given, wanted in zip(answers, expected.values(), strict=True)) >= 6, answers
 
 
