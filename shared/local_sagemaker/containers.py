@@ -68,6 +68,7 @@ class Container:
         self._on_end = on_end
         self._process: subprocess.Popen | None = None
         self._lock = threading.Lock()
+        self._pipe_lock = threading.Lock()
         self._stopped = False
         self._ended = threading.Event()
         self.exit_status: int | None = None
@@ -137,8 +138,8 @@ class Container:
         if grace_seconds is None:
             grace_seconds = self._grace_seconds
         if not self._ended.wait(grace_seconds):
-            # Closing the pipe has the launcher kill everything at once.
-            self._process.stdin.close()
+            # Has the launcher kill everything at once.
+            self._close_pipe()
             self._ended.wait()
 
     def wait(self, timeout: float | None = None) -> int | None:
@@ -147,17 +148,25 @@ class Container:
         return self.exit_status
 
     def _tell(self, line: str) -> None:
-        try:
-            self._process.stdin.write(line.encode() + b"\n")
-        except (BrokenPipeError, ValueError):
-            return  # The launcher has ended; _follow reports it.
+        # A pipe that another thread closes in the middle may be another file's already.
+        with self._pipe_lock:
+            if self._process.stdin.closed:
+                return
+            try:
+                self._process.stdin.write(line.encode() + b"\n")
+            except BrokenPipeError:
+                return  # The launcher has ended; _follow reports it.
+
+    def _close_pipe(self) -> None:
+        with self._pipe_lock:
+            self._process.stdin.close()
 
     def _follow(self) -> None:
         for line in split_lines(self._output()):
             self._log(line)
         self._process.stdout.close()
         self.exit_status = self._process.wait()
-        self._process.stdin.close()
+        self._close_pipe()
         self._end()
 
     def _end(self) -> None:

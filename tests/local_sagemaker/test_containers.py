@@ -217,6 +217,28 @@ def test_stop_from_many_threads_at_once(run) -> None:
     assert running.container.exit_status is not None
 
 
+def test_kills_from_many_threads_at_once_meet_a_pipe_that_one_of_them_closed(run) -> None:
+    failures: list[BaseException] = []
+
+    def kill(container: Container, begin: threading.Barrier) -> None:
+        begin.wait()
+        try:
+            container.stop(0)
+        except BaseException as error:
+            failures.append(error)
+
+    for _ in range(5):
+        running = run("sleep", "600")
+        begin = threading.Barrier(8)
+        threads = [threading.Thread(target=kill, args=(running.container, begin)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(PATIENCE_SECONDS)
+        assert running.container.wait(PATIENCE_SECONDS) is not None
+    assert failures == []
+
+
 def test_a_container_stopped_before_it_started_does_not_start(tmp_path) -> None:
     running = Running(tmp_path, ["sleep", "600"])
     running.container.stop()
