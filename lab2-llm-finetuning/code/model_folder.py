@@ -82,6 +82,8 @@ def copy_handler(code: Path, target: Path) -> None:
             names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             if isinstance(node, ast.Import):
                 names = [alias.name for alias in node.names]
+            if isinstance(node, ast.Constant) and str(node.value).isidentifier():
+                names = [str(node.value)]  # modules that importlib loads by their names
             waiting += [code / f"{name.split('.')[0]}.py" for name in names]
 
 

@@ -12,7 +12,7 @@ IGNORED = -100  # the label that the loss leaves out
 
 @dataclass(frozen=True)
 class TokenBlocks:
-    """Rows of tokens: `input_ids`, `labels` (int64) and `characters` (int32: text that a token adds), (rows, block size).
+    """Rows of tokens: `input_ids`, `labels` (int64) and `characters` (int32: text that a token adds), (rows, length).
 
     A row begins with the last token of the row before it, so each token but the first of all is predicted exactly once.
     The last row is filled up with tokens whose label is IGNORED. Labels are not shifted: transformers' models do that.
