@@ -196,6 +196,8 @@ class TrainingRun:
             except JobFailure:
                 raise
             except Exception as error:
+                if self._wish is Wish.ABANDON:
+                    return Outcome.ABANDONED  # A host that ends takes the job's folder with it, while others start.
                 if retries == self.plan.max_retries:
                     raise
                 retries += 1
