@@ -76,6 +76,7 @@ class FineTuner(Trainer):
             model=model,
             args=_arguments(options, self.steps, bf16, processes),
             train_dataset=train,
+            eval_dataset=validation,
             data_collator=_stack,
             callbacks=[self.clock, _Progress(self, interruption)],
         )

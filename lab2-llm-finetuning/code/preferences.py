@@ -16,14 +16,12 @@ import json
 import os
 import sys
 import time
-import traceback
 from pathlib import Path
 
+from base_model import find_weights
+from training_failure import InputError, report_failure
+
 COLUMNS = ("prompt", "chosen", "rejected")
-
-
-class BadInput(Exception):
-    """Something that the caller gave is wrong; the message says what, where, and what would be right."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -32,9 +30,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     folder = {"type": Path, "metavar": "FOLDER"}
     parser.add_argument("--train", default=os.environ.get("SM_CHANNEL_TRAIN"), help="pairs to learn from", **folder)
     parser.add_argument("--validation", default=os.environ.get("SM_CHANNEL_VALIDATION"), help="other pairs", **folder)
+    parser.add_argument("--model", default=os.environ.get("SM_CHANNEL_MODEL"), help="the model to begin with", **folder)
+    parser.add_argument("--model_name_or_path", help="the same as a Hub id, where there is no --model")
     parser.add_argument("--model_dir", default=os.environ.get("SM_MODEL_DIR", "out/model"), **folder)
     parser.add_argument("--output_data_dir", default=os.environ.get("SM_OUTPUT_DATA_DIR", "out/data"), **folder)
-    parser.add_argument("--model_name_or_path", help="the model to begin with, where there is no channel `model`")
     parser.add_argument("--method", choices=("full", "lora"), default="full", help="train all weights, or an adapter")
     parser.add_argument("--lora_rank", type=int, default=16)
     parser.add_argument("--beta", type=float, default=0.1, help="how dear it is to move away from the first model")
@@ -58,13 +57,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error(f"--label_smoothing must be from 0 to below 0.5, not {options.label_smoothing}")
     if options.train is None:
         parser.error("--train: where are the pairs? In a training job it is the channel `train`")
+    if options.model is None and options.model_name_or_path is None:
+        parser.error("--model or --model_name_or_path: which model? In a training job it is the channel `model`")
     return options
 
 
 def read_pairs(folder: Path) -> list[dict[str, str]]:
     """The pairs in a folder's *.jsonl files, or in one file.
 
-    Raises BadInput, with file and line, for what is no pair of two different answers.
+    Raises InputError, with file and line, for what is no pair of two different answers.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.jsonl")) if folder.is_dir() else [folder]
@@ -73,12 +74,14 @@ def read_pairs(folder: Path) -> list[dict[str, str]]:
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
-            raise BadInput(f"{file} does not exist") from None
+            raise InputError(f"{file} does not exist") from None
         except UnicodeDecodeError as error:
-            raise BadInput(f"{file} is not text in UTF-8 ({error}); save it as UTF-8") from None
+            raise InputError(f"{file} is not text in UTF-8 ({error}); save it as UTF-8") from None
         pairs += [_pair(line, f"{file.name}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not pairs:
-        raise BadInput(f"there are no pairs in {folder}: it needs a file *.jsonl with the columns {', '.join(COLUMNS)}")
+        raise InputError(
+            f"there are no pairs in {folder}: it needs a file *.jsonl with the columns {', '.join(COLUMNS)}"
+        )
     return pairs
 
 
@@ -86,32 +89,13 @@ def _pair(line: str, where: str) -> dict[str, str]:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise BadInput(f"{where}: not JSON ({error}); write one object a line") from None
+        raise InputError(f"{where}: not JSON ({error}); write one object a line") from None
     missing = [name for name in COLUMNS if not (isinstance(row, dict) and isinstance(row.get(name), str))]
     if missing:
-        raise BadInput(f"{where}: no text in the column(s) {', '.join(missing)}; a pair has {', '.join(COLUMNS)}")
+        raise InputError(f"{where}: no text in the column(s) {', '.join(missing)}; a pair has {', '.join(COLUMNS)}")
     if row["chosen"] == row["rejected"]:
-        raise BadInput(f"{where}: chosen and rejected are the same text; leave the pair out")
+        raise InputError(f"{where}: chosen and rejected are the same text; leave the pair out")
     return {name: row[name] for name in COLUMNS}
-
-
-def find_model(options: argparse.Namespace) -> str:
-    """The folder (or Hub id) of the model to begin with: the channel `model`, unpacked if it is an archive."""
-    channel = os.environ.get("SM_CHANNEL_MODEL")
-    if not channel:
-        if not options.model_name_or_path:
-            raise BadInput("which model? Give the job a channel `model`, or --model_name_or_path")
-        return options.model_name_or_path
-    folder = Path(channel)
-    for archive in folder.glob("*.tar.gz"):
-        import tarfile
-
-        with tarfile.open(archive) as content:
-            content.extractall(folder, filter="data")
-    if not (folder / "config.json").exists():
-        found = ", ".join(sorted(file.name for file in folder.iterdir())) or "nothing"
-        raise BadInput(f"the channel `model` holds no config.json, only: {found}")
-    return str(folder)
 
 
 def line_printer(start: float):
@@ -204,7 +188,7 @@ def run(options: argparse.Namespace) -> dict[str, dict[str, float]]:
     start = time.monotonic()
     pairs = read_pairs(options.train)
     held_out = read_pairs(options.validation) if options.validation else []
-    model_id = find_model(options)
+    model_id = find_weights(options)
     print(f"{len(pairs)} pairs to learn from, {len(held_out)} to test on; model {model_id}", flush=True)
     os.environ.setdefault("TQDM_DISABLE", "1")  # read at the imports below: a log is no place for progress bars
     from transformers import set_seed
@@ -232,16 +216,10 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
         print(json.dumps(run(options)))
-        return 0
     except Exception as error:  # whatever it is, it belongs into the job's FailureReason
-        if not isinstance(error, BadInput):
-            traceback.print_exc()
-        reason = f"{type(error).__name__}: {error}"
-        print(reason, file=sys.stderr)
-        folder = Path(os.environ.get("SM_OUTPUT_DIR", "/opt/ml/output"))
-        if folder.is_dir():
-            (folder / "failure").write_text(reason)
+        report_failure(error)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -53,7 +53,13 @@ def join() -> Processes:
         torch.cuda.set_device(local_rank)
     if count > 1 and not distributed.is_initialized():
         distributed.init_process_group(backend())
+        # accelerate calls the processor "cpu:0" and the Trainer loads checkpoints to there; torch knows only "cpu".
+        torch.serialization.register_package(5, lambda _: None, _restore_on_cpu)
     return Processes(int(os.environ.get("RANK", "0")), count, local_rank)
+
+
+def _restore_on_cpu(storage, location: str):
+    return storage if location.startswith("cpu:") else None
 
 
 def backend() -> str:
