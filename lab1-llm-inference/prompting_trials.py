@@ -137,7 +137,7 @@ def card_tasks(count: int, seed: int = 1, *, new_frames: bool = False) -> list[C
         for relation in (RELATIONS["town"], RELATIONS["job"]):
             value = relation.answer(rng, held_out=True)
             frames = relation.held_out_statements if new_frames else relation.statements
-            text = render(rng.choice(frames), rng, {"n": name, "a": value}, {})
+            text = render(rng.choice(frames), rng, {"n": name, "a": value}, LEXICON)
             facts.append(Fact(name, relation, value, text))
         town, job = (fact.value for fact in facts)
         rng.shuffle(facts)
