@@ -1,6 +1,6 @@
 """Notebook 3's parts: letters, their simulated readers, sampling, labels, and the training script for preferences."""
 
-import importlib.util
+import importlib
 import json
 import math
 import os
@@ -199,10 +199,8 @@ def test_greedy_answers_are_found_by_one_pass(model, tokenizer):
 
 @pytest.fixture(scope="module")
 def script():
-    specification = importlib.util.spec_from_file_location("preferences", SCRIPT)
-    module = importlib.util.module_from_spec(specification)
-    specification.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(SCRIPT.parent))
+    return importlib.import_module("preferences")
 
 
 @pytest.fixture(scope="module")
@@ -234,7 +232,7 @@ def tiny_model(tmp_path_factory, tokenizer):
 )  # fmt: skip
 def test_pairs_that_are_none_are_refused_with_their_place(script, tmp_path, content, message):
     (tmp_path / "pairs.jsonl").write_bytes(content)
-    with pytest.raises(script.BadInput, match=message):
+    with pytest.raises(script.InputError, match=message):
         script.read_pairs(tmp_path)
 
 
@@ -243,7 +241,7 @@ def test_pairs_that_are_none_are_refused_with_their_place(script, tmp_path, cont
 )
 def test_arguments_out_of_range_are_refused_at_once(script, arguments, capsys):
     with pytest.raises(SystemExit):
-        script.parse_arguments(["--train", "x", *arguments])
+        script.parse_arguments(["--train", "x", "--model", "y", *arguments])
     assert arguments[0] in capsys.readouterr().err
 
 
@@ -291,7 +289,11 @@ def test_a_job_learns_saves_and_reports(tmp_path, tiny_model, tokenizer):
 def test_a_failed_job_leaves_its_reason(tmp_path, tiny_model):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b"}')
-    environment = os.environ | {"SM_CHANNEL_TRAIN": str(tmp_path / "train"), "SM_OUTPUT_DIR": str(tmp_path)}
+    environment = os.environ | {
+        "SM_CHANNEL_TRAIN": str(tmp_path / "train"),
+        "SM_CHANNEL_MODEL": str(tiny_model),
+        "SM_OUTPUT_DIR": str(tmp_path),
+    }
     run = subprocess.run([sys.executable, str(SCRIPT)], env=environment, capture_output=True, text=True)
     assert run.returncode == 1
     assert "pairs.jsonl, line 1" in (tmp_path / "failure").read_text()
