@@ -349,7 +349,7 @@ for layer in range(of_passages.shape[1]):
 view.table(rows, columns=["vectors", "recall at 1", "at 3", "at 10"])
 
 # %% [markdown]
-# Far below BM25, and worse the deeper we look. There is no mystery in it: the last layer's vectors were trained for one purpose, to say
+# No better than BM25 even at the input, and worse the deeper we look. There is no mystery in it: the last layer's vectors were trained for one purpose, to say
 # which token comes next. Nothing in that training asked that a question lie near its answer.
 #
 # The vectors at the input do better, and have two faults that can be repaired without training. Some are much longer than others
@@ -706,8 +706,10 @@ view.table(
 )  # fmt: skip
 
 # %% [markdown]
-# Compare the last two columns. A checked reference is a sign of a right answer, and no proof: an answer can stand word for word in a
-# passage that speaks of somebody else.
+# Compare the last two columns. Where the first of them is far higher, a reference that holds is a sign of a right answer. It is never a
+# proof: an answer can stand word for word in a passage that speaks of somebody else. And the sign itself can fail. Look for a line where
+# few references hold although many answers are right: there the model reads well and writes the wrong number, and the check would
+# withhold good answers. So measure a check, too, before you switch it on.
 #
 # ## 10. Who is to blame?
 #
@@ -785,17 +787,17 @@ view.table(rows, columns=["asked for", "right, the text's words", "right, other 
 # %%
 news = {
     "news.txt": "Kitge came to the valley in spring. She lives in Winpin. "
-    "She works as a glassblower."
+    "She works as a weaver."
     "\n\nThe Amber Kite is a new shop in Trivat. It belongs to Kitge."
-    "\n\nVovosim has left the school. He works as a ferryman. He keeps a heron as a pet."
+    "\n\nVovosim has left the school. He works as a sailor. He keeps an owl as a pet."
 }
 asked = {
     "Where does Kitge live?": "Winpin",
-    "What does Kitge work as?": "a glassblower",
+    "What does Kitge work as?": "a weaver",
     "In which town is the Amber Kite?": "Trivat",
     "To whom does the Amber Kite belong?": "Kitge",
-    "What does Vovosim work as?": "a ferryman",
-    "What pet does Vovosim keep?": "a heron",
+    "What does Vovosim work as?": "a sailor",
+    "What pet does Vovosim keep?": "an owl",
 }
 
 
