@@ -38,7 +38,7 @@ def read_questions(channel: Path) -> list[Question]:
                 question = Question(row["prompt"], row["answer"].strip(), str(row.get("task", "questions")))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise InputError(
-                    f"{file.name}, line {number}: a row of the forgetting channel is an object with texts prompt and answer"
+                    f"{file.name}, line {number}: the forgetting channel holds objects with texts prompt and answer"
                 ) from error
             if not isinstance(question.prompt, str) or not question.prompt or not question.answer:
                 raise InputError(f"{file.name}, line {number} of the forgetting channel has an empty prompt or answer")

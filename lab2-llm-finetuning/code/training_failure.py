@@ -21,7 +21,7 @@ def failure_file() -> Path | None:
 
 
 def report_failure(error: BaseException) -> None:
-    """Print the reason as the last line of stderr (a traceback first if it is no InputError); write the failure file."""
+    """Print the reason as stderr's last line (after a traceback if it is no InputError); write the failure file."""
     expected = isinstance(error, InputError)
     if not expected:
         traceback.print_exception(error)

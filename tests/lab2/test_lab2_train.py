@@ -92,7 +92,10 @@ def test_the_log_is_what_metric_definitions_read(full):
 
 def test_the_saved_folder_is_a_model_with_its_handler(full, base):
     model = full / "model"
-    assert AutoTokenizer.from_pretrained(model)("a cat").input_ids == AutoTokenizer.from_pretrained(base)("a cat").input_ids
+    assert (
+        AutoTokenizer.from_pretrained(model)("a cat").input_ids
+        == AutoTokenizer.from_pretrained(base)("a cat").input_ids
+    )
     config = json.loads((model / "config.json").read_text())
     assert config["dtype"] == "float16"
     assert config["use_cache"] is True
@@ -276,6 +279,52 @@ def test_a_training_that_blows_up_fails_with_advice(trainings, flags, tmp_path):
         assert status == 1
 
 
+def _no_model(folder):
+    (folder / "notes.md").write_text("nothing here")
+
+
+def _broken_archive(folder):
+    (folder / "model.tar.gz").write_bytes(b"not an archive")
+
+
+def _no_weights(folder):
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (_no_model, "holds no model: there is no config.json in it"),
+        (_broken_archive, "model.tar.gz in the model channel cannot be unpacked"),
+        (_no_weights, "cannot be loaded"),
+    ],
+)
+def test_a_model_channel_without_a_model_fails_with_a_reason(trainings, data, tmp_path, break_it, message):
+    (tmp_path / "model").mkdir()
+    break_it(tmp_path / "model")
+    failure = tmp_path / "failure"
+    arguments = ("--model", tmp_path / "model", "--train", data / "train", *outputs(tmp_path / "run"))
+    running = trainings.start(tmp_path / "log", *arguments, SM_OUTPUT_FAILURE=str(failure))
+    assert running.wait() == 1
+    assert message in failure.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--block_size", 500), "reads 128 tokens at most"),
+        (("--method", "lora", "--lora_target_modules", "nowhere"), "does not fit this model"),
+        (("--completion_only", "true"), "needs rows with a prompt and a completion"),
+    ],
+)
+def test_what_does_not_fit_the_model_or_the_data_is_refused(trainings, flags, tmp_path, arguments, message):
+    running = trainings.start(tmp_path / "log", *flags, *arguments, *outputs(tmp_path / "run"))
+    assert running.wait() == 1
+    last = running.log.splitlines()[-1]
+    assert last.startswith("ERROR: ")
+    assert message in last
+
+
 def test_two_processes_are_one_with_twice_the_batch(trainings, base, data, tmp_path):
     flags = ("--model", base, "--train", data / "train", "--validation", data / "validation", "--block_size", 32)
     flags += ("--max_steps", 8, "--precision", "fp32", "--save_steps", 4)
@@ -317,7 +366,14 @@ def test_a_model_divided_between_processes_learns_the_same(trainings, flags, tmp
 
 
 def test_as_a_program_from_a_shell(base, data, tmp_path):
-    command = [sys.executable, str(CODE / "train.py"), "--train", str(data / "train"), "--model_name_or_path", str(base)]
+    command = [
+        sys.executable,
+        str(CODE / "train.py"),
+        "--train",
+        str(data / "train"),
+        "--model_name_or_path",
+        str(base),
+    ]
     command += ["--max_steps", "2", "--block_size", "32", "--gradient_checkpointing", "true"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SM_")}
     environment["OMP_NUM_THREADS"] = "1"

@@ -117,9 +117,7 @@ class Trainings:
             place = folder / f"host-{rank // (count // hosts)}"
             place.mkdir(parents=True, exist_ok=True)
             ranks = {"RANK": str(rank), "LOCAL_RANK": str(local_rank), "LOCAL_WORLD_SIZE": str(count // hosts)}
-            processes.append(
-                self.start(folder / f"{rank}.log", *arguments, *outputs(place), **common, **ranks)
-            )
+            processes.append(self.start(folder / f"{rank}.log", *arguments, *outputs(place), **common, **ranks))
         ended = [process.wait() for process in processes]
         assert ended == [0] * count, "\n".join(process.log for process in processes)
         return metrics(folder / "host-0")
