@@ -11,10 +11,10 @@ from pathlib import Path
 # Before transformers is imported: nothing here needs the network, and progress bars would tear the output.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
-from tests.benchmarks import engines, measurements, model, openvino_engine, report, serve  # noqa: E402
+from tests.benchmarks import engines, measurements, model, openvino_engine, report, serve, training  # noqa: E402
 from tests.benchmarks.endpoints import ROOT, LocalSageMaker, local_sagemaker  # noqa: E402
 
-PARTS = ("naive", "serve", "first-token", "tokens", "overhead", "start", "engine", "precision", "openvino")
+PARTS = ("naive", "serve", "first-token", "tokens", "overhead", "start", "engine", "precision", "openvino", "train")
 _EMBEDDED = ROOT / "shared" / "models" / "language"
 
 
@@ -22,7 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write them to bench.md and bench.json; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure the speed of Lab 1's endpoint on this machine. Takes about eight minutes with all parts.",
+        description="Measure the speed of Lab 1's endpoint and Lab 2's training here. All parts: about 20 minutes.",
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often A and B take turns (default 3)")
     parser.add_argument(
@@ -75,6 +75,8 @@ def _measure(server: LocalSageMaker, folder: Path, rounds: int, parts: set[str],
             notes.append(f"Not measured against OpenVINO GenAI: {reason}")
         else:
             yield measurements.against_openvino(server, weights, folder, rounds)
+    if "train" in parts:
+        yield from training.tables(weights, folder / "training", rounds)
     if parts.isdisjoint({"naive", "serve", "first-token", "tokens"}):
         return
     with contextlib.ExitStack() as stack:

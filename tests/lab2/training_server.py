@@ -1,7 +1,7 @@
 """Runs train.py as often as asked for, each time in a process of its own, and pays for the imports once.
 
-Reads lines of JSON from stdin, {"arguments": [...], "environment": {...}, "log": path} or {"wait": process id}, and answers
-each by a line: the process id, or the exit status (negative: the signal). It forks before anything has been computed.
+Reads lines of JSON from stdin, {"arguments": [...], "environment": {...}, "log": path} or {"wait": process id}, and
+answers each by a line: the process id, or the exit status (negative: the signal). It forks before it computes anything.
 """
 
 import json
