@@ -1,4 +1,4 @@
-"""Fine-tuning as the library's example has it: the Trainer in float32, a document a row, padded to the longest in a batch.
+"""Fine-tuning as the library's example has it: the Trainer in float32, a document a row, padded to the batch's longest.
 
     python plain_trainer.py MODEL TRAIN.jsonl VALIDATION.jsonl LEARNING_RATE
 
