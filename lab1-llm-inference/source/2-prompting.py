@@ -140,7 +140,8 @@ def ask(prompts, stop="\n", max_new_tokens=16, **parameters):
     """The texts that the model writes after the prompts, up to `stop` (None: up to the end)."""
     parameters |= {"max_new_tokens": max_new_tokens} | ({"stop": [stop]} if stop else {})
     texts = [answer["generated_text"] for answer in invoke_all(prompts, **parameters)]
-    return [text.split(stop)[0].strip() for text in texts]  # again, for servers that know no `stop`
+    # Cut again, for servers that know no `stop`.
+    return [(text.split(stop)[0] if stop else text).strip() for text in texts]
 
 
 # %% tags=["nbval-check-output"]
@@ -640,9 +641,9 @@ wrongly = sum(declined["permission", "context"])
 print(f"With permission it declined {wrongly} of {TRIALS} questions whose answer was there.")
 
 # %% [markdown]
-# One line in the prompt turns inventions into an honest "not given". Read the rows as a trade: what is gained on questions without
-# an answer, and what is lost on those with one. The hard kind is the context that speaks of the right person on other matters.
-# And `not given` is a text that your program can look for, which an invented town is not.
+# One line in the prompt turns many of the inventions into an honest "not given". Read the rows as a trade: what is gained on
+# questions without an answer, and what is lost on those with one. And `not given` is a text that your program can look for, which
+# an invented town is not.
 #
 # ## 8. Five principles, five experiments
 #

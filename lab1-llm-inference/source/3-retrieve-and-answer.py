@@ -512,9 +512,10 @@ panels(
 # %% [markdown]
 # Three things to take from the two figures:
 #
-# - The same model's vectors are a poor search before the training and a good one after it. "Embeddings" is not one thing: ask what they
-#   were trained for, and on what.
-# - On documents that the training did not see, much of the gain is gone. There BM25 holds what it has, for it was never trained.
+# - The same model's vectors are another search as they are, spread evenly, and trained. "Embeddings" is not one thing: ask what was
+#   done to them, what they were trained for, and on what.
+# - On documents that the training did not see, much of its gain is gone: compare with the untrained vectors in both panels. BM25
+#   was never trained, so it has nothing to lose there.
 # - Fusion is at its best where both searches are good and fail differently. Where one of the two is far better, the other pulls
 #   it down: look at the misspelt names.
 #
@@ -594,7 +595,7 @@ def best(questions, k, search=search):
     return [[texts[number] for number in order[:k]] for order in orders]
 
 
-example = next(q for q in measured if q.matter == "work")
+example = next(q for q in measured if q.matter == "home")
 prompt = prompt_for(example.question, best([example], k=3)[0])
 text = " " + generate(prompt)
 view.completions([{"prompt": prompt, "text": text, "label": "with three passages"}])
