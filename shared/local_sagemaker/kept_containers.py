@@ -19,8 +19,13 @@ from .isolation import available_isolation
 WARM_START = Path(__file__).with_name("warm_start")
 HOOK = "_local_sagemaker_warm_start"
 TORCHRUN = Path(__file__).with_name("training_torchrun.py")
-SCRIPTS = (f"{ML_FOLDER}/input/data/code", f"{ML_FOLDER}/code", str(TORCHRUN))
-"""What is run by a fork: the scripts in these folders, and this script."""
+SCRIPTS = (
+    f"{ML_FOLDER}/input/data/code",
+    f"{ML_FOLDER}/input/data/sm_drivers/distributed_drivers",
+    f"{ML_FOLDER}/code",
+    str(TORCHRUN),
+)
+"""What is run by a fork: the scripts in these folders, and the last itself."""
 
 
 def can_be_kept() -> bool:
