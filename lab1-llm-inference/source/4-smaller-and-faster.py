@@ -66,6 +66,7 @@ from transformers.utils import logging
 from shared.catalogue import EMBEDDED_FOLDER
 
 logging.disable_progress_bar()
+logging.set_verbosity_error()
 tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER)
 embedded = AutoModelForCausalLM.from_pretrained(EMBEDDED_FOLDER, dtype=torch.float32).eval()
 embedded.requires_grad_(False)
