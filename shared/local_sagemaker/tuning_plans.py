@@ -17,6 +17,8 @@ from .tuning_ranges import draws, grid, read_ranges
 OBJECTIVE_HYPERPARAMETER = "_tuning_objective_metric"
 """The hyperparameter in which AWS tells a training job the tuning job's objective metric."""
 _MAX_JOBS = 500
+_KEEP_ALIVE_SECONDS = 60
+"""How long a training job's containers wait for the next one of the tuning job."""
 
 _UNSUPPORTED = ("TrainingJobDefinitions", "WarmStartConfig", "Autotune")
 _UNSUPPORTED_IN_DEFINITION = (
@@ -63,6 +65,7 @@ class TuningPlan:
         definition = self.definition
         algorithm = definition["AlgorithmSpecification"]
         request = {member: definition[member] for member in _TAKEN_OVER if member in definition} | {
+            "ResourceConfig": self._keep_alive() | definition["ResourceConfig"],
             "TrainingJobName": name,
             "AlgorithmSpecification": algorithm,
             "HyperParameters": definition["StaticHyperParameters"] | self.combinations[number],
@@ -74,6 +77,17 @@ class TuningPlan:
             checkpoints = definition["CheckpointConfig"]
             request["CheckpointConfig"] = checkpoints | {"S3Uri": f"{checkpoints['S3Uri'].rstrip('/')}/{name}"}
         return validate("sagemaker", "CreateTrainingJob", request)
+
+    @property
+    def keeps_containers(self) -> bool:
+        """Whether the tuning job, not its request, has containers kept between its training jobs."""
+        return not (
+            self.definition.get("EnableManagedSpotTraining")
+            or "KeepAlivePeriodInSeconds" in self.definition["ResourceConfig"]
+        )
+
+    def _keep_alive(self) -> dict[str, Any]:
+        return {"KeepAlivePeriodInSeconds": _KEEP_ALIVE_SECONDS} if self.keeps_containers else {}
 
     def training_job_name(self, number: int) -> str:
         """A new name for the `number`-th training job, counted from 0."""

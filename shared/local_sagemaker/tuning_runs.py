@@ -257,6 +257,9 @@ class TuningRun:
             fields["BestTrainingJob"] = self.summary(best)
 
     def _end(self, status: str) -> None:
+        if self._plan.keeps_containers:
+            for trial in self.trials:
+                self._context.warm_pools.update(trial.record, 0)
         with self._context.store.lock:
             self._update_record()
             fields = self._record.fields

@@ -325,6 +325,11 @@ def test_what_training_jobs_are_given(server: LocalServer, source: str) -> None:
     jobs = [server.client("sagemaker").describe_training_job(TrainingJobName=name) for name in names]
     assert [job["CheckpointConfig"]["S3Uri"] for job in jobs] == [f"{url}{name}" for name in names], "kept apart"
     assert {job["ResourceConfig"]["InstanceType"] for job in jobs} == {"ml.g5.xlarge"}
+    # Nothing is kept for long once the tuning job has ended.
+    deadline = time.monotonic() + 20
+    while any(job["WarmPoolStatus"]["Status"] == "Available" for job in jobs):
+        assert time.monotonic() < deadline
+        jobs = [server.client("sagemaker").describe_training_job(TrainingJobName=name) for name in names]
 
 
 def test_lists(server: LocalServer, source: str) -> None:

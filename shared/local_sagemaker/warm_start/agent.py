@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 LOOK_SECONDS = 0.03
@@ -50,7 +51,9 @@ def main() -> int:
                 process_group=0,
             )
             wait_for(socket, server)
-        status = run(order)
+        if asked_to_end:
+            break
+        status = run(order, lambda: asked_to_end)
         kill_others({1, os.getpid(), server.pid})
         if asked_to_end:
             return status
@@ -66,7 +69,7 @@ def wait_for(socket: str, server: subprocess.Popen) -> None:
         time.sleep(0.005)
 
 
-def run(order: dict) -> int:
+def run(order: dict, asked_to_end: Callable[[], bool]) -> int:
     """Run the order's command; its exit status as a shell has it."""
     try:
         process = subprocess.Popen(
@@ -75,6 +78,8 @@ def run(order: dict) -> int:
     except OSError as error:
         print(f"cannot start {order['argv'][0]}: {error}", file=sys.stderr, flush=True)
         return 126
+    if asked_to_end():
+        process.terminate()  # The signal came before the command was there to get it.
     status = process.wait()
     return status if status >= 0 else 128 - status
 
