@@ -40,14 +40,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--label_smoothing", type=float, default=0.0, help="share of labels taken for wrong, below 0.5")
     parser.add_argument("--num_train_epochs", type=float, default=2.0)
     parser.add_argument("--max_steps", type=int, default=-1, help="ends training earlier, if positive")
-    parser.add_argument("--learning_rate", type=float, help="default: 3e-4 for lora, 1e-4 for full")
+    parser.add_argument("--learning_rate", type=float, help="default: 3e-4 for lora, 4e-5 for full")
     parser.add_argument("--per_device_train_batch_size", type=int, default=16, help="pairs in a step")
     parser.add_argument("--max_length", type=int, default=256, help="tokens of prompt and answer; the rest is cut off")
     parser.add_argument("--logging_steps", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args(arguments)
     if options.learning_rate is None:
-        options.learning_rate = 3e-4 if options.method == "lora" else 1e-4
+        options.learning_rate = 3e-4 if options.method == "lora" else 4e-5
     positive = ("lora_rank", "beta", "num_train_epochs", "learning_rate", "per_device_train_batch_size", "max_length",
                 "logging_steps")  # fmt: skip
     for name in positive:
