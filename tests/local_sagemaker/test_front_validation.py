@@ -97,6 +97,7 @@ REQUESTS: dict[str, dict[str, Any]] = {
     },
     "DescribeTrainingJob": {"TrainingJobName": "a-job"},
     "StopTrainingJob": {"TrainingJobName": "a-job"},
+    "UpdateTrainingJob": {"TrainingJobName": "a-job", "ResourceConfig": {"KeepAlivePeriodInSeconds": 60}},
     "ListTrainingJobs": LIST | {"StatusEquals": "Stopped", "LastModifiedTimeAfter": 1, "WarmPoolStatusEquals": "InUse"},
     "CreateHyperParameterTuningJob": {
         "HyperParameterTuningJobName": "a-tuning-job",
