@@ -283,8 +283,9 @@ view.completions(
 )
 
 # %% [markdown]
-# Compare each text with the facts above it. The voice may be there at once: it stands in the examples. And the facts? Whose are they? We will count them
-# in section 10. Note the price of the examples, too: each call now carries several times the tokens, and they are computed anew each time.
+# Compare each text with the facts above it. A large model would come a long way with three examples: it picks up the voice and mostly the facts. The embedded
+# model is too small for that: at best it catches the first word. (Lab 1 showed what it *can* learn from examples: to pick one of a few labels.) We will count in
+# section 10. Note the price of the examples, too: each call carries several times the tokens, and they are computed anew each time.
 #
 # ## 5. Hyperparameters
 #
@@ -354,12 +355,16 @@ print(f"The data has {lengths.sum():,}: each document comes by about {seen / len
 # weights are one of them, so that the job needs no internet; `forgetting` holds questions that the base model can answer (section 11).
 
 # %%
+from pathlib import Path
+
 channels = {
     "train": f"{FOLDER}/train.jsonl",
     "validation": f"{FOLDER}/validation.jsonl",
     "forgetting": "data/forgetting/prompts.jsonl",
 } | workshop.model.channels
-print("\n".join(f"{name:<12}{path}" for name, path in channels.items()))
+view.table(
+    [(name, Path(path).name) for name, path in channels.items()], columns=["channel", "file or folder"]
+)
 
 # %% [markdown]
 # What comes out are files (next sections) and the log. SageMaker reads **metrics** from the log by **regular expressions** (patterns of text) that you
@@ -459,7 +464,6 @@ view.table(rows, columns=["status", "seconds", "what SageMaker says"])
 
 # %%
 import tarfile
-from pathlib import Path
 
 artifact = job.model_artifacts.s3_model_artifacts
 print(artifact)
@@ -517,7 +521,9 @@ tuned_model = make_model(tuned_container)
 both_config = make_config(base=base_model, tuned=tuned_model).endpoint_config_name
 endpoint.refresh()
 if endpoint.endpoint_config_name != both_config:
-    endpoint.update(endpoint_config_name=both_config)
+    workshop.client("sagemaker").update_endpoint(
+        EndpointName=endpoint_name, EndpointConfigName=both_config
+    )
 workshop.watch(endpoint)
 
 # %% [markdown]
@@ -591,8 +597,8 @@ axes[0].invert_yaxis()
 view.show(figure, "Share of products whose fact is in the text. " + ". ".join(told) + ".")
 
 # %% [markdown]
-# The example prompt brings the voice, but a small model copies facts from the examples, too: the "something invented" column counts them. The tuned model
-# has learned what the task *is*: take these five, leave the voice as it is. And it does so on a prompt a quarter as long.
+# The tuned model has learned what the task *is*: take these five facts, and say them in the shop's voice. And it needs no examples for that: its prompt is a
+# quarter as long.
 #
 # Look at the mistakes before you believe any number. What does the tuned model get wrong?
 
@@ -627,8 +633,8 @@ print("present:", ", ".join(check.present) or "none")
 print("missing:", ", ".join(check.missing) or "none")
 
 # %% [markdown]
-# A model answers outside its data just as fluently as inside. It will not tell you that it is guessing: the shop's system should compare facts and text, as we
-# did, before a text goes online.
+# A model never says "this is not like my data". Sometimes it stumbles visibly; at other times a wrong fact comes in a perfect sentence. So the shop's system
+# should compare facts and text, as we did, before a text goes online.
 #
 # > **Try it.** Turn one thing after the other into something that the training data has (a lamp, red, Peru). Which of the five facts is the hardest to
 # > carry over when it is new, and why that one? (Answer in [solutions/1-fine-tune.md](solutions/1-fine-tune.md).)
