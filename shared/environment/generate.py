@@ -62,7 +62,7 @@ def environment_yml(spec: Specification) -> str:
 
 
 def lab_requirements_path(name: str) -> str:
-    """The file for an entry of tool.workshop.lab-code: `lab/code/requirements.txt`, for "lab:script" a file of its own."""
+    """The file of an entry of tool.workshop.lab-code: lab/code/requirements.txt; for "lab:script" one of its own."""
     lab, _, script = name.partition(":")
     return f"{lab}/code/{f'requirements-{script}' if script else 'requirements'}.txt"
 
