@@ -705,7 +705,7 @@ view.table(rows, columns=["what", "on AWS"])
 # (The seconds were measured on the machine that trained. On the laptop that is your processor; the instance with its graphics card needs fewer for the steps, and some
 # more for starting the container and for downloads.)
 #
-# For small models the training is nearly free and the endpoint is what costs. For large ones it turns around: [notebook 4](4-scale-out.ipynb) has a calculator.
+# For small models the training is nearly free and the endpoint is what costs. For large ones it turns around.
 #
 # ## 13. Clean up
 #
