@@ -14,7 +14,7 @@ from random import Random
 
 import pytest
 import torch
-from training_support import Trainings, metrics, outputs, save_tiny_model, sentences, write_jsonl
+from script_support import Trainings, metrics, outputs, save_tiny_model, sentences, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 CODE = Path(__file__).resolve().parents[2] / "lab2-llm-finetuning" / "code"

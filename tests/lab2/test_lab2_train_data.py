@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
-from training_support import save_tiny_model, sentences, write_jsonl
+from script_support import save_tiny_model, sentences, write_jsonl
 from transformers import AutoTokenizer
 
 CODE = Path(__file__).resolve().parents[2] / "lab2-llm-finetuning" / "code"
