@@ -16,7 +16,10 @@ PRICE_NOTE = (
     f"US dollars per hour for real-time inference in {PRICE_REGION}, noted {PRICE_DATE}. "
     f"Prices change and differ by region: check {PRICING_PAGE}"
 )
-TRAINING_PRICE_NOTE = PRICE_NOTE.replace("real-time inference", "training")
+TRAINING_PRICE_NOTE = (
+    f"US dollars per hour in {PRICE_REGION}, noted {PRICE_DATE} for real-time inference and taken to be the same for "
+    f"training. Prices change and differ by region: check {PRICING_PAGE}"
+)
 STORAGE_PRICE = 0.023  # USD for a GB and month in S3 Standard, same region and date
 
 

@@ -22,7 +22,7 @@ from shared.pretraining.language.evaluation import wilson
 from shared.pretraining.language.facts import facts
 from shared.pretraining.language.frames import load, split
 from shared.pretraining.language.lexicon import LEXICON
-from shared.pretraining.language.reading import NOT_GIVEN, RELATIONS
+from shared.pretraining.language.reading import LATE_RELATIONS, NOT_GIVEN, RELATIONS
 from shared.pretraining.language.stories import PLOTS, Cast, story
 from shared.pretraining.language.templates import TemplateError, pick, render, with_articles, with_capitals
 from shared.pretraining.language.wear import worn
@@ -96,7 +96,8 @@ def test_reviews_and_contexts_follow_the_rules_of_writing():
 
 def test_shares_of_the_mixture_add_up():
     assert sum(kind.early for kind in MIXTURE) == pytest.approx(1)
-    assert sum(kind.last for kind in MIXTURE) == pytest.approx(1)
+    assert sum(kind.second for kind in MIXTURE) == pytest.approx(1)
+    assert sum(kind.third for kind in MIXTURE) == pytest.approx(1)
     assert sum(kind.later for kind in MIXTURE) == pytest.approx(1)
     recalls = [
         sum(plain(document).endswith("Again:") or "\nAgain: " in plain(document) for document in drawn)
@@ -308,7 +309,7 @@ def source_words():
     return found | {f"{word}s" for word in found}
 
 
-@pytest.mark.parametrize("shares", ["early", "later", "last"])
+@pytest.mark.parametrize("shares", ["early", "later", "second", "third"])
 def test_no_invented_word_of_the_training_data_is_held_out(shares):
     known = source_words()
     invented = set()
@@ -431,12 +432,13 @@ def test_opinions_are_well_formed():
 
 def test_relations_are_well_formed():
     assert len(RELATIONS) >= 10
-    for relation in RELATIONS.values():
+    for relation in (*RELATIONS.values(), *LATE_RELATIONS.values()):
         for frames in (relation.statements, relation.held_out_statements):
             assert frames and all(frame.count("{n}") == frame.count("{a}") == 1 for frame in frames), relation.name
         for frames in (relation.questions, relation.held_out_questions):
             assert frames and all("{n}" in frame and frame.endswith("?") for frame in frames), relation.name
         assert not set(relation.questions) & set(relation.held_out_questions)
+        assert not set(relation.statements) & set(relation.held_out_statements)
         assert all(relation.answer(Random(seed)).strip() for seed in range(20))
 
 

@@ -94,7 +94,7 @@ def documents_of(row, weights):
     return found
 
 
-@pytest.mark.parametrize("shares", ["early", "later", "last"])
+@pytest.mark.parametrize("shares", ["early", "later", "second", "third"])
 def test_rows_hold_whole_documents_and_no_token_is_lost(tokenizer, shares):
     packer = Packer(tokenizer, TINY, seed=4)
     packed, lengths, filled = Counter(), Counter(), 0
@@ -143,7 +143,7 @@ def test_rows_on_disk_are_those_of_the_seed(work, tokenizer):
             assert rows["ids"][index].tolist() == ids and rows["weights"][index].tolist() == weights
         later = next(packer.steps("later"))
         assert rows["ids"][TINY.early_steps].tolist() == later[1]
-        assert TINY.early_steps < TINY.first_round < TINY.steps
+        assert TINY.early_steps < TINY.rounds[0] < TINY.steps == sum(TINY.rounds)
     assert [path.name for path in work.path.iterdir() if "partial" in path.name] == []
 
 
@@ -221,14 +221,16 @@ def test_rates_rise_stay_and_fall_to_nothing():
     for step in range(TINY.steps + 1):
         trainer.step = step
         factors.append(trainer._rate_factor())
-    constant = round(TINY.constant * TINY.first_round)
+    first, second, _ = TINY.rounds
+    constant = round(TINY.constant * first)
     assert factors[0] == pytest.approx(1 / TINY.warmup)
     assert factors[TINY.warmup - 1 : constant + 1] == pytest.approx([1.0] * (constant - TINY.warmup + 2))
-    second = TINY.first_round + TINY.warmup
-    for falling in (factors[constant : TINY.first_round], factors[second:]):
+    starts = (0, first, first + second)
+    for start, stop, constant_until in zip(starts, (*starts[1:], TINY.steps), (constant, 0, 0), strict=True):
+        falling = factors[start + max(TINY.warmup, constant_until) : stop]
         assert all(left > right for left, right in zip(falling, falling[1:], strict=False))
-    assert max(factors[TINY.first_round :]) <= TINY.last_rate
-    assert factors[TINY.first_round - 1] < 0.2 and factors[-1] == pytest.approx(0)
+        assert max(factors[start:stop]) <= (TINY.later_rate if start else 1)
+        assert factors[stop - 1] < 0.2
 
 
 @pytest.mark.parametrize(

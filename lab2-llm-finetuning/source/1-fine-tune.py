@@ -100,9 +100,8 @@ FOLDER = "data/products"
 train, validation, test = (
     read_products(f"{FOLDER}/{part}.jsonl") for part in ("train", "validation", "test")
 )
-view.completions(
-    [{"prompt": row["prompt"], "text": row["completion"]} for row in (train[0], train[333], train[700])]
-)
+three = [train[0], train[333], train[700]]
+view.completions([{"prompt": row["prompt"], "text": row["completion"]} for row in three])
 
 # %% [markdown]
 # The dim part is the **prompt**: the facts, one on a line. The bold part is the **completion** that we want to be written. The shop
@@ -309,17 +308,18 @@ hyperparameters = {
     "lr_scheduler_type": "linear",
     "warmup_ratio": 0.1,
     "logging_steps": 5,
-    "eval_steps": 40,
+    "eval_steps": 20,
     "seed": 1,
-} | dict(workshop.model.fine_tuning)  # what another model needs otherwise; nothing for the embedded one
+}
+hyperparameters |= workshop.model.fine_tuning  # what another model needs otherwise
 
 meaning = {
     "method": "full: all weights move. Notebook 2 has two ways to move fewer.",
     "max_steps": "So many steps, then it ends. Too few: not learned. Too many: learned by heart.",
-    "learning_rate": "Length of a step. Too small: nothing happens. Too large: the model is destroyed.",
+    "learning_rate": "Length of a step. Too small: nothing happens. Too large: all is destroyed.",
     "per_device_train_batch_size": "Blocks in a batch. More: smoother steps, more memory.",
     "block_size": "Tokens in a block.",
-    "lr_scheduler_type": "How the learning rate falls to zero, so that the last steps are fine ones.",
+    "lr_scheduler_type": "How the learning rate falls to zero: the last steps are fine ones.",
     "warmup_ratio": "For this share of the steps it first rises: the first gradients are wild.",
     "logging_steps": "A line in the log every so many steps.",
     "eval_steps": "A look at the validation data every so many steps.",
@@ -338,7 +338,8 @@ view.table(
 per_step = hyperparameters["per_device_train_batch_size"] * hyperparameters["block_size"]
 seen = per_step * hyperparameters["max_steps"]
 print(f"One step reads {per_step:,} tokens, all steps {seen:,}.")
-print(f"The data has {lengths.sum():,}: each document comes by about {seen / lengths.sum():.1f} times.")
+times = seen / lengths.sum()
+print(f"The data has {lengths.sum():,}: each document comes by about {times:.1f} times.")
 
 # %% [markdown]
 # Each document two or three times is usual for fine-tuning. Pre-training reads billions of tokens, mostly once.
@@ -363,7 +364,8 @@ channels = {
     "forgetting": "data/forgetting/prompts.jsonl",
 } | workshop.model.channels
 view.table(
-    [(name, Path(path).name) for name, path in channels.items()], columns=["channel", "file or folder"]
+    [(name, Path(path).name) for name, path in channels.items()],
+    columns=["channel", "file or folder"],
 )
 
 # %% [markdown]
@@ -395,7 +397,8 @@ trainer = ModelTrainer(
     tags=workshop.tags,
 ).with_metric_definitions(metric_definitions)
 print("image:   ", trainer.training_image.split("/")[-1])
-print("instance:", trainer.compute.instance_type, f"({workshop.model.training_price_per_hour} USD per hour)")
+price = workshop.model.training_price_per_hour
+print("instance:", trainer.compute.instance_type, f"({price} USD per hour)")
 
 # %% [markdown]
 # The image is Hugging Face's for training: Python, PyTorch, transformers. Your script and its modules travel in one more channel, `code`.
@@ -587,7 +590,8 @@ told = []
 for axis, (label, found), colour in zip(axes, checks.items(), view.COLOURS):
     shares = [np.mean([kind in check.present for check in found]) for kind in KINDS]
     for row, share in enumerate(shares):
-        axis.plot(interval(share, len(found)), (row, row), color=colour, linewidth=5, alpha=0.3)
+        ends = interval(share, len(found))
+        axis.plot(ends, (row, row), color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt")
         axis.plot(share, row, "o", color=colour)
     axis.set(title=label, xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xlabel="share of products")
     axis.xaxis.set_major_formatter("{x:.0%}")
@@ -604,7 +608,11 @@ view.show(figure, "Share of products whose fact is in the text. " + ". ".join(to
 
 # %%
 mistakes = [
-    {"prompt": row["prompt"], "text": text, "label": f"missing {check.missing}, made up {check.invented}"}
+    {
+        "prompt": row["prompt"],
+        "text": text,
+        "label": f"missing {check.missing}, made up {check.invented}",
+    }
     for row, text, check in zip(products, answers["tuned"], checks["tuned"])
     if check.missing or check.invented
 ]

@@ -12,7 +12,7 @@ from shared.pretraining.language.classification import TOPICS
 from shared.pretraining.language.corpus import MIXTURE
 from shared.pretraining.language.evaluation import STORY_PROMPTS
 from shared.pretraining.language.export import sha256
-from shared.pretraining.language.reading import RELATIONS
+from shared.pretraining.language.reading import LATE_RELATIONS, RELATIONS, Relation
 from shared.pretraining.language.recipe import Recipe
 
 # A reader's words on the samples: a person's judgement, so a file of its own and not computed.
@@ -69,8 +69,9 @@ def write_card(folder: Path, recipe: Recipe, results: dict, run: dict) -> Path:
     text = _TEMPLATE.read_text(encoding="utf-8").format(
         **recipe.as_dict(),
         parameters=f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f}",
-        constant_steps=round(recipe.constant * recipe.first_round),
-        first_round=recipe.first_round,
+        constant_steps=round(recipe.constant * recipe.rounds[0]),
+        first_round_end=recipe.rounds[0],
+        second_round_end=sum(recipe.rounds[:2]),
         megabytes=f"{weights.stat().st_size / 1e6:.1f}",
         sha256=sha256(weights),
         mixture=_mixture(recipe),
@@ -82,6 +83,7 @@ def write_card(folder: Path, recipe: Recipe, results: dict, run: dict) -> Path:
         machine=run["machine"],
         final_loss=f"{run['final_loss']:.3f}",
         held_out=_held_out(),
+        late_frames=_trained_frames(LATE_RELATIONS) - _trained_frames(RELATIONS),
         skills=skills_table(results["skills"]),
         trials=max(row["trials"] for row in results["skills"]),
         table=_table(results),
@@ -141,9 +143,14 @@ def limits(rows: list[dict]) -> str:
 
 
 def _mixture(recipe: Recipe) -> str:
-    lines = [f"| kind | first {recipe.early_steps} steps | later | last round |", "|---|---|---|---|"]
-    lines += [f"| {kind.name} | {kind.early:.0%} | {kind.later:.0%} | {kind.last:.0%} |" for kind in MIXTURE]
+    lines = [f"| kind | first {recipe.early_steps} steps | later | second round | third |", "|---|---|---|---|---|"]
+    for kind in MIXTURE:
+        lines.append(f"| {kind.name} | {kind.early:.0%} | {kind.later:.0%} | {kind.second:.0%} | {kind.third:.0%} |")
     return "\n".join(lines)
+
+
+def _trained_frames(relations: dict[str, Relation]) -> int:
+    return sum(len(relation.statements) + len(relation.questions) for relation in relations.values())
 
 
 def _held_out() -> str:
@@ -159,7 +166,8 @@ def _held_out() -> str:
     return (
         f"- {topic_frames} frames of {len(TOPICS)} topics, and those that any topic has; {relations} statements and "
         f"questions of {len(RELATIONS)} relations between people, places and things; the frames of praise and blame "
-        f"that the trials use. No text of the classification, opinions and reading kinds has them.\n"
+        f"that the trials use. No text of the classification, opinions and reading kinds has them. The words of the "
+        f"held-out statements and questions are met in other sentences, most of them in the third round.\n"
         f"- {adjectives} adjectives of praise and blame, which no labelled review contains, and {topic_words} "
         f"words of the topics, which no text to be classified or named by its topic has as its topic word. All are met "
         f"elsewhere, or nobody could know their meaning: in talk (`... are words for good things`, dialogue, "

@@ -17,49 +17,65 @@ from shared.pretraining.language.wear import worn
 
 
 class Kind(NamedTuple):
-    """A kind of document: its share of all documents early in the training, later, and in its last round; its
-    generators with weights."""
+    """A kind of document: its share of all documents early in the training, later, and in its second and third round;
+    its generators with weights."""
 
     name: str
     early: float
     later: float
-    last: float
+    second: float
+    third: float
     generators: tuple[tuple[Callable[[Random], Document], float], ...]
 
 
 # Stories are the longest, so their share of the tokens is larger. Copying from the prompt is learned suddenly;
 # the sooner, the more of the training is spent on what it makes possible.
 MIXTURE = (
-    Kind("stories", 0.10, 0.11, 0.07, ((lambda rng: [(story(rng), 1)], 1),)),
-    Kind("everyday", 0.04, 0.03, 0.02, ((lambda rng: [(everyday(rng), 1)], 1),)),
-    Kind("facts", 0.08, 0.13, 0.08, ((facts, 1),)),
-    Kind("opinions", 0.13, 0.17, 0.12, ((opinions.reviews, 8), (opinions.talk, 5), (opinions.replies, 4))),
-    Kind("classification", 0.25, 0.29, 0.21, ((classification, 14), (flipped, 3), (naming, 5), (word_lists, 3))),
+    Kind("stories", 0.10, 0.11, 0.07, 0.07, ((lambda rng: [(story(rng), 1)], 1),)),
+    Kind("everyday", 0.04, 0.03, 0.02, 0.02, ((lambda rng: [(everyday(rng), 1)], 1),)),
+    Kind("facts", 0.08, 0.13, 0.08, 0.06, ((facts, 1),)),
+    Kind("opinions", 0.13, 0.17, 0.12, 0.08, ((opinions.reviews, 8), (opinions.talk, 5), (opinions.replies, 4))),
+    Kind("classification", 0.25, 0.29, 0.21, 0.16, ((classification, 14), (flipped, 3), (naming, 5), (word_lists, 3))),
     Kind(
         "reading",
         0.20,
         0.25,
         0.25,
+        0.03,
         ((reading.context_questions, 10), (reading.passages, 5), (reading.extraction, 4), (reading.against_memory, 1)),
     ),
-    Kind("recall", 0.20, 0.02, 0.02, ((reading.recall, 2), (reading.copying, 1))),
+    Kind("recall", 0.20, 0.02, 0.02, 0.01, ((reading.recall, 2), (reading.copying, 1))),
     Kind(
         "worn",
         0,
         0,
         0.23,
+        0.10,
         (
             (partial(reading.context_questions, wear=worn), 10),
             (partial(reading.passages, wear=worn), 3),
             (partial(opinions.reviews, wear=worn), 5),
         ),
     ),
+    Kind(
+        "late",
+        0,
+        0,
+        0,
+        0.47,
+        (
+            (partial(reading.context_questions, late=True), 16),
+            (partial(reading.context_questions, wear=worn, late=True), 7),
+            (partial(reading.passages, late=True), 7),
+            (partial(opinions.talk, late=True), 17),
+        ),
+    ),
 )
 
 
-Shares = Literal["early", "later", "last"]
+Shares = Literal["early", "later", "second", "third"]
 # What the shares are called in the seeds of documents: a change here changes every document, and with them the weights.
-_STREAMS = {"early": "True", "later": "False", "last": "last"}
+_STREAMS = {"early": "True", "later": "False", "second": "last", "third": "third"}
 
 
 def documents(seed: int, kind: str | None = None, *, shares: Shares = "later") -> Iterator[Document]:

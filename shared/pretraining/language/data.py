@@ -121,11 +121,13 @@ def write_rows(tokenizer: Tokenizer, recipe: Recipe, path: Path) -> None:
     weights = np.zeros((recipe.steps, recipe.step_tokens), np.uint8)
     lengths = np.zeros(recipe.steps, np.uint16)
     packer = Packer(tokenizer, recipe, recipe.seed)
-    first = min(recipe.first_round, recipe.early_steps)
+    first, second, third = recipe.rounds
+    early = min(first, recipe.early_steps)
     steps = chain(
-        islice(packer.steps("early"), first),
-        islice(packer.steps("later"), recipe.first_round - first),
-        islice(packer.steps("last"), recipe.steps - recipe.first_round),
+        islice(packer.steps("early"), early),
+        islice(packer.steps("later"), first - early),
+        islice(packer.steps("second"), second),
+        islice(packer.steps("third"), third),
     )
     for index, step in enumerate(tqdm(steps, total=recipe.steps, desc="data", unit="step", mininterval=1)):
         lengths[index], ids[index], weights[index] = step

@@ -103,10 +103,14 @@ def reviews(rng: Random, wear: Callable[..., str] | None = None) -> Document:
     return document
 
 
-def talk(rng: Random) -> Document:
-    """A few unlabelled sentences in which words of one sentiment stand together, the held-out ones among them."""
+def talk(rng: Random, *, late: bool = False) -> Document:
+    """A few unlabelled sentences in which words of one sentiment stand together, the held-out ones among them.
+
+    `late`: with as many of the held-out words as of the others.
+    """
     sentiment = rng.randrange(2)
-    words = [word for part in WORDS[sentiment] for word in part]
+    usual, held_out = WORDS[sentiment]
+    words = [*(rng.sample(usual, len(held_out)) if late else usual), *held_out]
     parts = []
     for frame in rng.sample(_TALK[sentiment], rng.choice((1, 2, 2, 3))):
         letter = "gb"[sentiment]

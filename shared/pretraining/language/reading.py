@@ -54,15 +54,17 @@ class Relation:
         return with_articles(f"{article} {rng.choice(LEXICON[name])}".strip())
 
 
-def _relations() -> dict[str, Relation]:
+def _relations(late: bool) -> dict[str, Relation]:
     found = {}
     for title, (first, *groups) in load("relations").items():
         name, _, kind = title.partition(" | ")
-        found[name] = Relation(name, kind, *split(first), *split(groups[0]))
+        found[name] = Relation(name, kind, *split(first, late=late), *split(groups[0], late=late))
     return found
 
 
-RELATIONS = _relations()
+RELATIONS = _relations(late=False)
+# The same, told and asked for in more ways.
+LATE_RELATIONS = _relations(late=True)
 _KINDS = sorted({relation.kind for relation in RELATIONS.values()})
 _INVENTED = load("invented_relations")
 _BEFORE, _AFTER = (load("asides")[name][0] for name in ("before", "after"))
@@ -108,12 +110,16 @@ def facts_on_people(
     *,
     held_out_words: bool = False,
     held_out_frames: bool = False,
+    late: bool = False,
     wear: Wear | None = None,
 ) -> list[Fact]:
-    """Facts in chance order: every person with a value of their own of each of some relations, some left out."""
+    """Facts in chance order: every person with a value of their own of each of some relations, some left out.
+
+    `late`: in the frames of the training's last round too.
+    """
     names = distinct(lambda: person(rng, held_out=held_out_words), people)
     found = []
-    for relation in rng.sample(list(RELATIONS.values()), relations):
+    for relation in rng.sample(list((LATE_RELATIONS if late else RELATIONS).values()), relations):
         if not held_out_frames and not held_out_words and rng.random() < 0.2:
             relation = invented_relation(rng)
         values = distinct(lambda relation=relation: relation.answer(rng, held_out=held_out_words), people)
@@ -176,13 +182,16 @@ _QUESTION_LAYOUTS = (
 )
 
 
-def context_questions(rng: Random, wear: Wear | None = None) -> Document:
-    """A text on some people and one to five questions on it; `wear` exchanges words of the sentences."""
-    facts = facts_on_people(rng, rng.choice((1, 2, 2, 3, 3, 4, 5)), rng.choice((1, 1, 2, 3)), wear=wear)
+def context_questions(rng: Random, wear: Wear | None = None, *, late: bool = False) -> Document:
+    """A text on some people and one to five questions on it; `wear` exchanges words of the sentences.
+
+    `late`: as the last round of the training has them, with more questions that the text does not answer.
+    """
+    facts = facts_on_people(rng, rng.choice((1, 2, 2, 3, 3, 4, 5)), rng.choice((1, 1, 2, 3)), late=late, wear=wear)
     if rng.random() < 0.4:
         facts.sort(key=lambda fact: fact.person)
     before, after, ask, answer, end = pick(rng, _QUESTION_LAYOUTS)
-    decline = rng.random() < 0.2
+    decline = rng.random() < (0.35 if late else 0.2)
     document: Document = [(f"{rng.choice(_DECLINE)}\n", 1)] if decline else []
     document.append((f"{before}{told(rng, facts)}{after}", 1))
     for fact in rng.sample(facts, min(len(facts), rng.choice((1, 2, 3, 4, 5)))):
@@ -203,9 +212,9 @@ def _unanswerable(rng: Random, facts: list[Fact]) -> str:
             return rng.choice(relation.questions).replace("{n}", name)
 
 
-def passages(rng: Random, wear: Wear | None = None) -> Document:
+def passages(rng: Random, wear: Wear | None = None, *, late: bool = False) -> Document:
     """Numbered passages, questions, and answers with the number of the passage: `Tarvel [2]`."""
-    facts = facts_on_people(rng, rng.choice((2, 3, 4, 5)), rng.choice((1, 2, 2)), wear=wear)
+    facts = facts_on_people(rng, rng.choice((2, 3, 4, 5)), rng.choice((1, 2, 2)), late=late, wear=wear)
     count = min(len(facts), rng.choice((1, 2, 3, 4, 5, 6)))
     parts = [facts[start::count] for start in range(count)]
     decline = rng.random() < 0.3

@@ -13,12 +13,12 @@ class Recipe:
     """How the model is made. Sizes are in tokens and steps; rates are per step.
 
     A step is `step_tokens` tokens, in rows of `row` tokens; documents that are longer get steps with rows of `context`.
-    The first `early_steps` have the mixture's early shares. The last steps, the share `last_round` of all, are a second
-    round with the mixture's last shares.
+    The training has three rounds, each with shares of the mixture of its own; the first `early_steps` have the early
+    ones. The shares `second_round` and `third_round` of all steps are of those rounds.
 
     The matrices inside the layers are trained by Muon (https://kellerjordan.github.io/posts/muon/), the rest by AdamW.
     Both rates rise over `warmup` steps, stay until `constant` of the first round is done, and fall linearly to
-    nothing. The second round has a warm-up of its own, to `last_rate` times the rates, and falls to nothing again.
+    nothing. Each later round has a warm-up of its own, to `later_rate` times the rates, and falls to nothing again.
     Without `weight_decay` the residual stream grows by a factor of hundreds, and binding by attention is not learned.
     """
 
@@ -31,8 +31,9 @@ class Recipe:
     intermediate: int = 512
     context: int = 512
     rope_theta: float = 10_000.0
-    steps: int = 10_000
-    last_round: float = 0.3
+    steps: int = 12_400
+    second_round: float = 15 / 62
+    third_round: float = 12 / 62
     step_tokens: int = 4096
     row: int = 256
     parts: int = 2
@@ -42,7 +43,7 @@ class Recipe:
     adamw_rate: float = 2e-3
     warmup: int = 50
     constant: float = 0.1
-    last_rate: float = 0.5
+    later_rate: float = 0.5
     checkpoint_every: int = 250
 
     def __post_init__(self):
@@ -57,9 +58,10 @@ class Recipe:
             raise ValueError(f"vocabulary ({self.vocabulary}) must lie between 300 and 65536")
 
     @property
-    def first_round(self) -> int:
-        """The steps of the first round."""
-        return self.steps - round(self.last_round * self.steps)
+    def rounds(self) -> tuple[int, int, int]:
+        """The steps of each round."""
+        second, third = round(self.second_round * self.steps), round(self.third_round * self.steps)
+        return self.steps - second - third, second, third
 
     def as_dict(self) -> dict:
         """The recipe as plain values, for checkpoints and the model card."""

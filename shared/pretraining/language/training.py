@@ -99,11 +99,12 @@ class Trainer:
         return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def _rate_factor(self) -> float:
-        recipe, first = self.recipe, self.recipe.first_round
-        if self.step < first:
-            done, steps, highest, constant = self.step, first, 1.0, recipe.constant
-        else:
-            done, steps, highest, constant = self.step - first, recipe.steps - first, recipe.last_rate, 0.0
+        recipe = self.recipe
+        done, highest, constant = self.step, 1.0, recipe.constant
+        for steps in recipe.rounds:
+            if done < steps:
+                break
+            done, highest, constant = done - steps, recipe.later_rate, 0.0
         rising = min(1.0, (done + 1) / recipe.warmup) if recipe.warmup else 1.0
         falling = min(1.0, (steps - done) / max(1.0, steps * (1 - constant)))
         return highest * rising * falling

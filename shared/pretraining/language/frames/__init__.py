@@ -1,6 +1,7 @@
 """Frames and words as text files: `== name` begins a section, a blank line a group, `# ` a comment; `-` is empty.
 
 What begins with `~` is held out: the training data never uses it in the way that the file says, the evaluation does.
+What begins with `+` comes into the training data in its last round only.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ def load(name: str) -> dict[str, tuple[Group, ...]]:
     return {section: tuple(tuple(group) for group in groups if group) for section, groups in sections.items()}
 
 
-def split(items: Group) -> tuple[Group, Group]:
-    """The items for training, and those held out (without their `~`)."""
-    kept = tuple(item for item in items if not item.startswith("~"))
+def split(items: Group, *, late: bool = False) -> tuple[Group, Group]:
+    """The items for training, `late` ones among them or not, and those held out; without their signs."""
+    kept = tuple(item.removeprefix("+ ") for item in items if not item.startswith("~" if late else ("~", "+")))
     return kept, tuple(item[1:].strip() for item in items if item.startswith("~"))
 
 
