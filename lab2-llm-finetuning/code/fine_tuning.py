@@ -80,8 +80,8 @@ class FineTuner(Trainer):
             data_collator=_stack,
             callbacks=[self.clock, _Progress(self, interruption)],
         )
-        # The Trainer divides the loss by the tokens of all accumulated batches. Accelerate, told of the accumulation, would
-        # divide once more by their number: https://github.com/huggingface/transformers/issues/40052
+        # The Trainer divides the loss by the tokens of all accumulated batches. Accelerate, told of the accumulation,
+        # would divide once more by their number: https://github.com/huggingface/transformers/issues/40052
         self.accelerator.gradient_accumulation_steps = 1
         self.remove_callback(PrinterCallback)
         if options.early_stopping_patience:
