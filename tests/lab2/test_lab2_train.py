@@ -337,7 +337,7 @@ def test_two_processes_are_one_with_twice_the_batch(trainings, base, data, tmp_p
         tmp_path / "small", *flags, "--per_device_train_batch_size", 4, "--gradient_accumulation_steps", 2
     )
     assert small["after"]["eval_loss"] == pytest.approx(one["after"]["eval_loss"], rel=2e-3)
-    # The first gradient comes from the same weights and rows. Adam would hide it if it were a multiple of the right one.
+    # The first gradient is of the same weights and rows. Adam would hide it if it were a multiple of the right one.
     norms = [run["history"][1]["grad_norm"] for run in (one, two, small)]
     assert norms == pytest.approx([norms[0]] * 3, rel=1e-4)
 
