@@ -195,8 +195,8 @@ def test_writes_json_of_a_text(writer):
 def test_writes_the_story_that_it_is_asked_for(writer):
     asked = ("fox", "owl", "bear", "sailor", "baker")
     texts = [
-        writer.sample(f"Write a story about a {hero}.\n\n", seed=1, temperature=0.3, count=4, max_new_tokens=150)
+        writer.sample(f"Write a story about a {hero}.\n\n", seed=1, temperature=0.3, count=12, max_new_tokens=100)
         for hero in asked
     ]
     told = [hero in text.lower() for hero, found in zip(asked, texts, strict=True) for text in found]
-    assert sum(told) >= 17
+    assert sum(told) >= 50
