@@ -37,7 +37,9 @@ def parallel_coordinates(
         picture.axvline(place, color="#7a8794", linewidth=1, zorder=0)
         seen = sorted({(height, trial[name]) for height, trial in zip(heights[name], trials, strict=True)})
         for height, value in _apart(seen):
-            picture.text(place - 0.05, height, _short(value), ha="right", va="center", fontsize=8.5, color="#333333")
+            text = {"ha": "right", "va": "center", "fontsize": 8.5, "color": "#333333", "zorder": 3}
+            box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1}
+            picture.text(place - 0.05, height, _short(value), bbox=box, **text)
     picture.set_xticks(range(len(scales)), list(scales))
     picture.tick_params(axis="x", length=0, labelsize=10)
     picture.set(yticks=[], xlim=(-0.45, len(scales) - 0.85), ylim=(-0.08, 1.08))

@@ -65,7 +65,8 @@ class _ScriptLines:
         self.hidden = 0
 
     def shows(self, stream: str, line: str) -> bool:
-        if stream not in self._in_drivers:
+        # A spot job that was interrupted begins anew in the same stream.
+        if stream not in self._in_drivers or line == _DRIVERS_BEGIN:
             self._in_drivers[stream] = line.startswith(_DRIVERS_BEGIN)
         elif line.startswith(_DRIVERS_END):
             self._in_drivers[stream] = False

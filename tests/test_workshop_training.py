@@ -183,6 +183,15 @@ def test_the_sdks_own_lines_are_hidden_and_its_uploads_cleaned_up(workshop, tmp_
     assert keys and all("/lab2/jobs/" in key for key in keys)  # what the job made, and nothing that the SDK uploaded
 
 
+def test_the_sdks_own_lines_are_hidden_in_a_second_attempt_too(workshop, capsys):
+    attempt = "echo Starting training script; echo KEY=value; echo Executing command: python train.py; echo step={}"
+    job = start(workshop, workshop.name("job", "again"), "; ".join(attempt.format(number) for number in (1, 2)))
+    workshop.watch(job, chart=None)
+    shown = capsys.readouterr().out
+    assert "step=1" in shown and "step=2" in shown
+    assert "KEY=value" not in shown
+
+
 def test_metrics_are_read_by_their_definitions():
     found = training_jobs.Metrics([*DEFINITIONS, {"Name": "rate", "Regex": r"rate: (\S+)"}])
     lines = ["step=5 train_loss=2.5 and rate: 1e-3", "nothing", "train_loss=-", "rate: 2e-3", "step: 9 train_loss=2"]
