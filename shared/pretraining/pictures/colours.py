@@ -9,7 +9,7 @@ import numpy as np
 from shared.pretraining.pictures.vocabulary import COLOURS
 
 _TO_XYZ = np.array(
-    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]], np.float32
+    [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175], [0.0193339, 0.119192, 0.9503041]], np.float32
 )
 _WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)
 

@@ -57,7 +57,7 @@ def scene_parts(ground: str) -> tuple[tuple[str, ...], ...]:
 
 def held_out_combination(colour: str, shape: str) -> bool:
     """Whether no training picture shows this shape in this colour: two of the eleven colours of each shape."""
-    return (list(COLOURS).index(colour) + 4 * SHAPES.index(shape)) % 11 in (2, 6)
+    return (list(COLOURS).index(colour) + 4 * SHAPES.index(shape)) % 11 in (1, 7)
 
 
 def held_out_pair(relation: str, first: str, second: str) -> bool:
@@ -72,4 +72,4 @@ def held_out_pair(relation: str, first: str, second: str) -> bool:
 def held_out_scene(time: str, ground: str, parts: tuple[str, ...]) -> bool:
     """Whether no training picture shows this scene: one in seven. Any two of its three attributes are met together."""
     number = scene_parts(ground).index(parts)
-    return (3 * TIMES.index(time) + 2 * GROUNDS.index(ground) + number) % 7 == 4
+    return (3 * TIMES.index(time) + 3 * GROUNDS.index(ground) + number) % 7 == 0
