@@ -206,7 +206,7 @@ view.table(rows, columns=["method", "trained", "share", "memory for training the
 # runs of this cell are found again, so you can add a line to `METHODS` and run it anew.
 
 # %%
-STEPS = 50
+STEPS = 60
 METHODS = {
     "full": {"method": "full"},
     "LoRA, rank 1": {"method": "lora", "lora_rank": 1, "adapter_name": "rank-1"},
@@ -711,7 +711,7 @@ else:
 #
 # **Try it:** the line `"LoRA, rank 8, attention only": {"method": "lora", "lora_rank": 8, "lora_target_modules": "q_proj,v_proj", "adapter_name": "attention"}`
 # in `METHODS`: this is what the first LoRA paper did. Guess before you run it where its points will lie. And: does twice the number of steps
-# (`STEPS = 100`) close the gap between rank 1 and rank 8?
+# (`STEPS = 120`) close the gap between rank 1 and rank 8?
 #
 # **Larger models.** Set `MODEL` to one of the instruct models of the [README](README.md). Full fine-tuning drops out for lack of memory, and prompt
 # tuning becomes worth a second look.

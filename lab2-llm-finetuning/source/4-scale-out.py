@@ -427,7 +427,14 @@ for label, found in (("one process", reports["one process"]), ("spot", spot_repo
 
 # %%
 figure, axis = pyplot.subplots(figsize=(6.4, 3))
-axis.plot(range(1, len(reference) + 1), reference, color=view.COLOURS[4], linewidth=7, alpha=0.6, label="one process")
+axis.plot(
+    range(1, len(reference) + 1),
+    reference,
+    color=view.COLOURS[4],
+    linewidth=7,
+    alpha=0.6,
+    label="one process",
+)
 for number, attempt in enumerate(("before", "after")):
     points = [(step, loss) for step, loss in series if (step > (resumed or 0)) == bool(number)]
     if points:
