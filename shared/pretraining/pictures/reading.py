@@ -15,6 +15,8 @@ from shared.pretraining.pictures.colours import lab, nearest, nearest_indices
 from shared.pretraining.pictures.outlines import outline
 from shared.pretraining.pictures.vocabulary import NEW_SHAPES, SHAPES, SIZES
 
+# Pictures of other sizes are brought to this one.
+_SIDE = 128
 # A mask is compared at this many pixels a side, in which it has this share of the area.
 _GRID, _FILL = 48, 0.25
 # A pixel that differs this much (ΔE) from the background belongs to a thing; smaller shares of the picture are specks.
@@ -48,6 +50,8 @@ def read(picture: Image.Image) -> Seen:
     """The background and the things of a picture of plain shapes. Raises ValueError below 32 pixels a side."""
     if min(picture.size) < 32:
         raise ValueError(f"a picture of {picture.size[0]} × {picture.size[1]} pixels is too small: 32 a side at least")
+    if picture.size != (_SIDE, _SIDE):
+        picture = picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC)
     rgb = np.asarray(picture.convert("RGB"), np.float32)
     frame = np.concatenate([edge.reshape(-1, 3) for edge in (rgb[:3], rgb[-3:], rgb[:, :3], rgb[:, -3:])])
     background = np.median(frame, 0)
@@ -123,19 +127,33 @@ def _regions(rgb: np.ndarray, background: np.ndarray) -> list[tuple[np.ndarray, 
         # What is as coloured as the outermost belongs to it, such as what is seen of it through an inner ring.
         others = [i for i in range(1, len(cores)) if np.linalg.norm(lab(colours[i]) - lab(colours[0])) > _DIFFERENT]
         cores, colours = ([values[i] for i in (0, *others)] for values in (cores, colours))
-        for index, (core, colour) in enumerate(zip(cores, colours, strict=True)):
-            if index == 0:
-                # The outermost: all that is not background, and what lies on it.
-                mask = np.clip(different / np.linalg.norm(lab(colour) - lab(background)), 0, 1)
-                for other in cores[1:]:
-                    mask = np.maximum(mask, ndimage.binary_dilation(other, iterations=2))
-                near = ndimage.binary_dilation(whole, iterations=2)
-            else:
-                towards = colour - colours[0]
-                mask = np.clip((rgb - colours[0]) @ towards / (towards @ towards), 0, 1)
-                near = ndimage.binary_dilation(core, iterations=3)
-            regions.append((np.where(near, mask, 0.0).astype(np.float32), core))
+        regions += zip(_masks(whole, rgb, background, cores, colours), cores, strict=True)
     return regions
+
+
+def _masks(
+    whole: np.ndarray, rgb: np.ndarray, background: np.ndarray, cores: list[np.ndarray], colours: list[np.ndarray]
+) -> list[np.ndarray]:
+    """The soft masks of the pieces of a connected region: those that lie on the outermost, and those that touch it."""
+
+    def against(ground, colour):
+        towards = colour - ground
+        return np.clip((rgb - ground) @ towards / (towards @ towards), 0, 1)
+
+    filled = ndimage.binary_fill_holes(cores[0])
+    enclosed = [(core & filled).sum() > 0.9 * core.sum() for core in cores]
+    distance = np.linalg.norm(lab(rgb) - lab(background), axis=-1)
+    outermost = np.clip(distance / np.linalg.norm(lab(colours[0]) - lab(background)), 0, 1)
+    near = ndimage.binary_dilation(whole, iterations=2)
+    masks = []
+    for core, colour, within in list(zip(cores, colours, enclosed, strict=True))[1:]:
+        wider = ndimage.binary_dilation(core, iterations=3)
+        masks.append(np.where(wider, against(colours[0] if within else background, colour), 0).astype(np.float32))
+        if within:
+            outermost = np.maximum(outermost, wider)
+        else:
+            near &= ~wider
+    return [np.where(near, outermost, 0).astype(np.float32), *masks]
 
 
 def _cores(whole: np.ndarray, rgb: np.ndarray, names: np.ndarray, speck: float) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ _OUTER_DIAMETER = 0.74
 # By the outer shape: the inner one's diameter, and how far its centre lies below; shares of the outer diameter.
 _INNER = {
     "circle": (0.36, 0.0), "square": (0.36, 0.0), "triangle": (0.29, 0.15), "diamond": (0.33, 0.0),
-    "ring": (0.34, 0.0), "heart": (0.34, -0.06),
+    "ring": (0.34, 0.0), "heart": (0.31, 0.01),
 }  # fmt: skip
 _PAIR_SIZES = (
     ("small", "small"), ("small", "medium"), ("medium", "small"), ("medium", "medium"), ("small", "large"),
@@ -134,7 +134,7 @@ def _beside(rng: Random, relation: str):
     forwards = relation in ("left of", "above")
     order = (0, 1) if forwards else (1, 0)
     room = 1 - 2 * MARGIN - 1.08 * sum(diameters)
-    gap = rng.uniform(0.05, min(0.2, room))
+    gap = rng.uniform(0.06, min(0.2, room))
     start = MARGIN + rng.uniform(0, room - gap)
     along, sideways = [0.0, 0.0], [0.5 + rng.uniform(-0.05, 0.05) for _ in range(2)]
     for index in order:
