@@ -78,13 +78,12 @@ def copy_handler(code: Path, target: Path) -> None:
             continue
         done.add(module)
         shutil.copyfile(module, target / module.name)
-        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
-            names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            if isinstance(node, ast.Constant) and str(node.value).isidentifier():
-                names = [str(node.value)]  # modules that importlib loads by their names
-            waiting += [code / f"{name.split('.')[0]}.py" for name in names]
+        nodes = list(ast.walk(ast.parse(module.read_text(encoding="utf-8"))))
+        names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+        names += [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+        if "importlib" in names:  # it loads modules by their names: any text that is a module's name may be one
+            names += [str(node.value) for node in nodes if isinstance(node, ast.Constant)]
+        waiting += [code / f"{name.split('.')[0]}.py" for name in names if name.replace(".", "").isidentifier()]
 
 
 def write_card(metrics: dict, base: BaseModel, folder: Path) -> None:

@@ -52,6 +52,7 @@ def _train(options: argparse.Namespace) -> int:
     import model_folder
     import torch
     import transformers
+    from blockwise_attention import use_blockwise_attention
     from processes import join
 
     transformers.logging.set_verbosity_error()
@@ -64,6 +65,8 @@ def _train(options: argparse.Namespace) -> int:
     if options.learning_rate is None:
         options.learning_rate = base_model.learning_rate(options.method, base.parameters)
     bf16 = _bf16(options)
+    if bf16 and not torch.cuda.is_available():
+        use_blockwise_attention(base.model)
     train, validation = _pack(options, base.tokenizer, train_documents, validation_documents, data)
     model = base_model.add_method(base, options)
     trainable = sum(weights.numel() for weights in model.parameters() if weights.requires_grad)

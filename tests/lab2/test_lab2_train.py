@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import torch
 from script_support import Trainings, metrics, outputs, save_tiny_model, sentences, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-CODE = Path(__file__).resolve().parents[2] / "lab2-llm-finetuning" / "code"
+ROOT = Path(__file__).resolve().parents[2]
+CODE, LAB_1_CODE = ROOT / "lab2-llm-finetuning" / "code", ROOT / "lab1-llm-inference" / "code"
 SMALL = ("--block_size", 32, "--per_device_train_batch_size", 4, "--logging_steps", 2, "--precision", "fp32")
 
 
@@ -102,10 +104,41 @@ def test_the_saved_folder_is_a_model_with_its_handler(full, base):
     assert (model / "generation_config.json").is_file()
     assert "| perplexity |" in (model / "README.md").read_text()
     code = {path.name for path in (model / "code").iterdir()}
-    assert {"inference.py", "text_generator.py", "lora_adapters.py"} <= code
-    assert not {"train.py", "preferences.py"} & code
-    serve = "import inference, sys; m = inference.model_fn(sys.argv[1]); print(len(str(m)))"
-    subprocess.run([sys.executable, "-c", serve, str(model)], cwd=model / "code", check=True, timeout=120)
+    assert code == {path.name for path in LAB_1_CODE.glob("*.py")}, "the handler's modules, and none of the training's"
+
+
+_SERVE = """
+import json, sys
+sys.path = [path for path in sys.path if "site-packages" in path or path.startswith(sys.base_prefix)]
+sys.path.insert(0, sys.argv[1] + "/code")
+import inference
+served = inference.model_fn(sys.argv[1])
+request = inference.input_fn(json.dumps(json.loads(sys.argv[2])).encode(), "application/json")
+print(inference.output_fn(inference.predict_fn(request, served), "application/json"))
+print(json.dumps([name for name in ("fused_layers", "fused_llama", "train") if name in sys.modules]))
+"""
+
+
+def serve_alone(model, request):
+    """The answer of the handler in the model's folder, and which modules it has loaded."""
+    command = [sys.executable, "-I", "-c", _SERVE, str(model), json.dumps(request)]
+    done = subprocess.run(command, cwd=model, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-2:]
+
+
+def test_the_saved_folder_answers_with_nothing_else_of_the_lab(full, base, tmp_path):
+    """In a process that finds modules in the folder's code/ and in the installed packages only."""
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(full / "model", moved)
+    request = {"inputs": "the cat", "parameters": {"max_new_tokens": 6, "do_sample": False}}
+    answer, modules = serve_alone(moved, request)
+    assert json.loads(modules) == ["fused_layers", "fused_llama"]
+    tokenizer = AutoTokenizer.from_pretrained(moved)
+    ids = tokenizer("the cat", return_tensors="pt")
+    model = AutoModelForCausalLM.from_pretrained(moved, dtype=torch.float32)
+    expected = model.generate(**ids, max_new_tokens=6, do_sample=False)[0, ids.input_ids.shape[1] :]
+    assert tokenizer.decode(expected, skip_special_tokens=True) in answer
 
 
 def test_lora_is_kept_beside_the_untouched_base(trainings, flags, base, tmp_path):
@@ -368,6 +401,11 @@ def test_a_model_divided_between_processes_learns_the_same(trainings, flags, tmp
     assert again["after"]["eval_loss"] == pytest.approx(divided["after"]["eval_loss"], rel=1e-4)
 
 
+def shell_environment():
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SM_")}
+    return environment | {"OMP_NUM_THREADS": "1"}
+
+
 def test_as_a_program_from_a_shell(base, data, tmp_path):
     command = [
         sys.executable,
@@ -378,9 +416,17 @@ def test_as_a_program_from_a_shell(base, data, tmp_path):
         str(base),
     ]
     command += ["--max_steps", "2", "--block_size", "32", "--gradient_checkpointing", "true"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SM_")}
-    environment["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=tmp_path, env=shell_environment(), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
     assert metrics(tmp_path / "out")["training"]["steps"] == 2
+
+
+def test_by_torchrun(base, data, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(CODE / "train.py"), "--train", str(data / "train"), "--model", str(base)]
+    command += ["--max_steps", "2", "--block_size", "32"]
+    done = subprocess.run(command, cwd=tmp_path, env=shell_environment(), capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step=2 epoch=") == 2, "one process alone writes the log"
+    assert metrics(tmp_path / "out")["training"]["world_size"] == 2
