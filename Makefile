@@ -23,7 +23,7 @@ help:
 	@echo '                     LAB=1 MODEL=name     with another model: catalogue name, Hub id or folder'
 	@echo 'make jupyter       open the labs in JupyterLab'
 	@echo 'make test          lint, generated files, all tests: at most 15 minutes'
-	@echo 'make test-clients  tests with SDK v2 and awscli, in environments of their own'
+	@echo 'make test-clients  tests with SDK v2, awscli, and transformers of the training image'
 	@echo 'make bench         measure speed'
 	@echo 'make notebooks     build the notebooks from lab*/source and execute them'
 	@echo 'make requirements  write the requirement files from pyproject.toml'
@@ -47,7 +47,7 @@ test: environment
 	$(VENV) -m pytest
 
 test-clients: environment
-	@$(VENV) -m shared.environment.clients tests/clients
+	@$(VENV) -m shared.environment.clients tests/clients tests/lab2/test_lab2_train_image.py
 
 jupyter: environment
 	@$(VENV) -m shared.environment.jupyter

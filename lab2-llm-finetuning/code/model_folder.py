@@ -43,7 +43,8 @@ def save(
         _save_whole(trained, base, folder)
         return SavedModel(folder, folder, _bytes(folder, "*.safetensors"))
     adapter = folder / ("soft_prompt" if options.method == "prompt" else f"adapters/{options.adapter_name}")
-    trained.save_pretrained(adapter, state_dict=state)
+    # Embeddings stay as they are in the base; asked to find out, peft would look for it on the Hub.
+    trained.save_pretrained(adapter, state_dict=state, save_embedding_layers=False)
     (adapter / "README.md").unlink(missing_ok=True)  # peft's empty card
     size = _bytes(adapter, "*.safetensors")
     # The base anew from its files: not a bit of it has changed.

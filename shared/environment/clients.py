@@ -1,8 +1,9 @@
 """Runs the tests that need other clients of AWS: `python -m shared.environment.clients TESTS`, in .venv.
 
-SDK v2 cannot be installed beside SDK v3, nor awscli beside this project's boto3, so each has an environment of its own
-under .venv-clients/, made when it is missing or its requirements changed. The tests find their interpreters in
-CLIENTS_SDK_V2_PYTHON and CLIENTS_AWSCLI_PYTHON.
+SDK v2 cannot be installed beside SDK v3, nor awscli beside this project's boto3, nor the training image's transformers
+beside this project's, so each has an environment of its own under .venv-clients/, made when it is missing or its
+requirements changed. The tests find their interpreters in CLIENTS_SDK_V2_PYTHON, CLIENTS_AWSCLI_PYTHON and
+CLIENTS_TRAINING_IMAGE_PYTHON.
 """
 
 from __future__ import annotations
