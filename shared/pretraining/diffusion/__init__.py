@@ -1,1 +1,1 @@
-"""The recipe of shared/models/diffusion, the embedded text-to-image model: `python -m shared.pretraining.diffusion --help`."""
+"""The recipe of shared/models/diffusion, a small Stable Diffusion: `python -m shared.pretraining.diffusion -h`."""

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from shared.pretraining.diffusion.data import Drawer, as_input, autoencoder_batch, picture
-from shared.pretraining.diffusion.networks import build_autoencoder
+from shared.pretraining.diffusion.networks import build_autoencoder, build_thumbnail
 from shared.pretraining.diffusion.optimizing import (
     Optimizers,
     OtherRecipe,
@@ -40,7 +40,7 @@ class AutoencoderTrainer:
         self.threads = threads if device == "cpu" else 1
         self.model = build_autoencoder(recipe).to(device, memory_format=torch.channels_last)
         # Gives the mean colour of a patch from its latent; only the training needs it.
-        self.thumbnail = nn.Conv2d(recipe.autoencoder.latent_channels, 3, 1).to(device)
+        self.thumbnail = build_thumbnail(recipe).to(device)
         own = recipe.autoencoder
         self.optimizer = Optimizers(
             [(dict(self.model.named_parameters()), 1.0), (dict(self.thumbnail.named_parameters()), 1.0)],
@@ -120,7 +120,7 @@ class AutoencoderTrainer:
         save_checkpoint(state, path)
 
     def restore(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises OtherRecipe when it was made with other values of the autoencoder's recipe."""
+        """Go on from a checkpoint. Raises OtherRecipe when another recipe of autoencoder or pictures made it."""
         state = torch.load(path, weights_only=True, map_location=self.device)
         saved = state["recipe"]
         names = differing(self.recipe.autoencoder, saved["autoencoder"])
@@ -144,14 +144,17 @@ def edges(pixels: Tensor) -> Tensor:
     return (brightest - darkest).amax(1, keepdim=True).clamp(0, 1)
 
 
-def encode_all(model: AutoencoderKL, recipe: Recipe, path: Path, *, threads: int, workers: int, device: str) -> None:
+def encode_all(
+    model: AutoencoderKL, recipe: Recipe, path: Path, *,
+    threads: int = 2, workers: int = 0, device: str = "cpu", dtype: torch.dtype = torch.bfloat16,
+) -> None:  # fmt: skip
     """Write the latents' means of all training pictures (npy, pictures × channels × height × width, fp16)."""
     side, channels = recipe.latent_side, recipe.autoencoder.latent_channels
     found = np.zeros((recipe.pictures, channels, side, side), np.float16)
 
     @torch.inference_mode()
     def encode(pictures: np.ndarray) -> np.ndarray:
-        with torch.autocast(torch.device(device).type, torch.bfloat16):
+        with torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32):
             return model.encode(as_input(pictures, device)).latent_dist.mean.float().cpu().numpy()
 
     ranges = range(0, recipe.pictures, _ENCODE)
@@ -169,13 +172,18 @@ def encode_all(model: AutoencoderKL, recipe: Recipe, path: Path, *, threads: int
     os.replace(partial, path)
 
 
+def channel_statistics(latents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation (fp32) of every channel of latents (pictures × channels × height × width)."""
+    values = latents.astype(np.float32)
+    found = values.mean((0, 2, 3), dtype=np.float64), values.std((0, 2, 3), dtype=np.float64)
+    return found[0].astype(np.float32), found[1].astype(np.float32)
+
+
 @torch.no_grad()
 def standardise(model: AutoencoderKL, latents: np.ndarray) -> None:
     """Make every latent channel have mean 0 and deviation 1 over these latents: the change goes into the two linear
     layers around the latents, so the pipeline needs no other scaling."""
-    values = latents.astype(np.float32)
-    mean = torch.from_numpy(values.mean((0, 2, 3)))
-    deviation = torch.from_numpy(values.std((0, 2, 3)))
+    mean, deviation = (torch.from_numpy(values) for values in channel_statistics(latents))
     before, after = model.quant_conv, model.post_quant_conv
     channels = len(mean)
     # The decoder's first layer sees latents of their old scale again; then the encoder's last gives those of the new.

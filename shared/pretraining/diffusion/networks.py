@@ -27,6 +27,12 @@ def build_autoencoder(recipe: Recipe) -> AutoencoderKL:
         )
 
 
+def build_thumbnail(recipe: Recipe) -> torch.nn.Module:
+    """The linear map from a latent to its patch's mean colour, which only the autoencoder's training needs."""
+    with _seeded(recipe.seed + 3):
+        return torch.nn.Conv2d(recipe.autoencoder.latent_channels, 3, 1)
+
+
 def build_text_encoder(recipe: Recipe, tokenizer: CLIPTokenizer) -> CLIPTextModel:
     """CLIP's text transformer, small. It is trained with the UNet and from nothing."""
     config = CLIPTextConfig(
@@ -83,6 +89,7 @@ def build_scheduler(recipe: Recipe) -> DPMSolverMultistepScheduler:
         beta_schedule="linear",
         prediction_type="v_prediction",
         timestep_spacing="trailing",
+        steps_offset=1,
         algorithm_type="dpmsolver++",
         solver_order=2,
     )

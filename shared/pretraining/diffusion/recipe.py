@@ -35,14 +35,14 @@ class Recipe:
     """How the model is made. Sizes are in pixels, latents, tokens and steps; rates are per step.
 
     `shares` are those of the kinds of picture. A step is `batch` latents, in `parts` computed side by side. Matrices
-    and convolution kernels are trained by Muon (https://kellerjordan.github.io/posts/muon/), the rest by AdamW; the text
-    encoder at `text_rate` times the rates. Rates rise over `warmup` steps, stay until `constant` of all steps are
+    and convolution kernels are trained by Muon (https://kellerjordan.github.io/posts/muon/), the rest by AdamW; the
+    text encoder at `text_rate` times the rates. Rates rise over `warmup` steps, stay until `constant` of all steps are
     done, and fall to nothing along a cosine.
 
     The noise levels of a step are spread evenly over a normal distribution of the log of noise over signal (mean
-    `noise_mean`, deviation `noise_deviation`), but for a share `uniform_noise` of them, which are any of the schedule's. The
-    loss is that of v (https://arxiv.org/abs/2202.00512), and levels with more signal than `snr_limit` (signal-to-noise
-    ratio) count less, as in https://arxiv.org/abs/2303.09556.
+    `noise_mean`, deviation `noise_deviation`), but for a share `uniform_noise` of them, which are any of the
+    schedule's. The loss is that of v (https://arxiv.org/abs/2202.00512), and levels with more signal than `snr_limit`
+    (signal-to-noise ratio) count less, as in https://arxiv.org/abs/2303.09556.
     """
 
     seed: int = 1

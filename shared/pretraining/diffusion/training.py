@@ -6,6 +6,7 @@ import csv
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from shared.pretraining.diffusion.autoencoder import channel_statistics
 from shared.pretraining.diffusion.networks import build_scheduler, build_text_encoder, build_unet
 from shared.pretraining.diffusion.optimizing import (
     Optimizers,
@@ -46,7 +48,6 @@ class Trainer:
         self.networks = {"unet": self.unet, "text_encoder": self.text_encoder}
         groups = [
             (dict(self.unet.named_parameters()), 1.0),
-            # The pooled output is not used, and nothing behind the last layer norm is in the loss.
             (dict(self.text_encoder.named_parameters()), recipe.text_rate),
         ]
         self.optimizer = Optimizers(
@@ -63,9 +64,11 @@ class Trainer:
     def train(self, latents: Path, captions: Path, checkpoint: Path, *, until: int | None = None) -> None:
         """Train until step `until` (default: the recipe's last), writing `checkpoint` now and then and at every end."""
         recipe = self.recipe
-        pictures, texts = np.load(latents, mmap_mode="r"), np.load(captions, mmap_mode="r")
+        pictures, texts = np.load(latents), np.load(captions, mmap_mode="r")
         if len(pictures) != len(texts):
             raise ValueError(f"{latents} has {len(pictures)} pictures, {captions} {len(texts)}: make both anew")
+        mean, deviation = (values[:, None, None] for values in channel_statistics(pictures))
+        pictures = ((pictures - mean) / deviation).astype(np.float16)
         until = recipe.steps if until is None else until
         wall, cpu = self.wall_seconds, self.cpu_seconds
         started_wall, started_cpu = time.perf_counter(), time.process_time()
@@ -181,8 +184,6 @@ class NoiseLevels:
 
     def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
         """`count` levels (int64) in random order, spread evenly over the distribution of the recipe."""
-        from statistics import NormalDist
-
         recipe = self.recipe
         shares = (np.arange(count) + rng.random(count)) / count
         normal = NormalDist(recipe.noise_mean, recipe.noise_deviation)
