@@ -30,6 +30,9 @@ INTERRUPTED = 143  # exit code after SIGTERM, as a shell has it
 
 def main() -> int:
     """Train as the command line says; returns the exit status."""
+    # Threads that wait for each other sleep instead of spinning, which costs several times the processor time where
+    # other processes run too. It must be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         options = training_arguments.parse()
         return _train(options)
