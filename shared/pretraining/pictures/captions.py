@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from shared.pretraining.pictures.description import Description, Named, Pair, Scene, Single, Thing
-from shared.pretraining.pictures.vocabulary import COLOURS, MASCOT, NEW_SHAPES, SHAPES, SKY_PARTS
+from shared.pretraining.pictures.vocabulary import COLOURS, MASCOT, NEW_SHAPES, PARTS, SHAPES, SKY_PARTS
 
 SIZE_WORDS = {
     "small": ("small", "small", "small", "tiny", "little"),
@@ -39,6 +39,7 @@ _GROUND_PHRASES = {
     "desert": ("in the desert", "in a desert", "on sand"),
     "snow": ("in the snow", "on snow", "in a snowy field"),
 }
+_SHORE_PHRASES = ("by a lake", "at a lake", "behind a lake")
 _TIME_PHRASES = {
     "day": ("by day", "during the day", "in daylight"),
     "sunset": ("at sunset", "at sunset", "at dusk"),
@@ -62,7 +63,7 @@ def words() -> list[str]:
     phrases += ["a", "an", "the", "and", "of"]
     for choices in (SIZE_WORDS, _POSITION_PHRASES, _RELATION_PHRASES, _GROUND_PHRASES, _TIME_PHRASES):
         phrases += [phrase for group in choices.values() for phrase in group]
-    phrases += [*_BACKGROUND_PHRASES, *_SKY_PHRASES, *_OPENINGS, "house", "tree", "mountain", "boat", "sun", "shape"]
+    phrases += [*_BACKGROUND_PHRASES, *_SKY_PHRASES, *_SHORE_PHRASES, *_OPENINGS, *PARTS, *SKY_PARTS.values(), "shape"]
     return sorted({word for phrase in phrases for word in phrase.replace("{}", "").split()})
 
 
@@ -114,7 +115,7 @@ def _scene(description: Scene, rng: Random) -> tuple[str, Named]:
         parts.append((part, colour if coloured else None))
     grounds = _GROUND_PHRASES[description.ground]
     if description.ground == "lake" and "boat" not in description.parts:
-        grounds = ("by a lake", "at a lake", "behind a lake")
+        grounds = _SHORE_PHRASES
     ground = rng.choice(grounds) if rng.random() < 0.95 else ""
     time = rng.choice(_TIME_PHRASES[description.time]) if rng.random() < 0.94 else ""
     sky = SKY_PARTS[description.time] if description.sky and rng.random() < 0.8 else None
