@@ -126,11 +126,14 @@ def line_printer(start: float):
 def make_trainer(options: argparse.Namespace, model_id: str, pairs, held_out, start: float):
     """A DPOTrainer over the pairs. The reference model is a frozen copy, or with LoRA the model without its adapter."""
     import torch
-    from datasets import Dataset
+    from datasets import Dataset, disable_progress_bars
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+    from transformers.utils import logging
     from trl import DPOConfig, DPOTrainer
 
+    disable_progress_bars()  # a log is no place for them
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model_id)
     model = AutoModelForCausalLM.from_pretrained(model_id, dtype=torch.float32)
     gpu = torch.cuda.is_available()

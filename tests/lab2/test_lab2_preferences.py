@@ -270,6 +270,7 @@ def test_a_job_learns_saves_and_reports(tmp_path, tiny_model, tokenizer):
     command += ["--per_device_train_batch_size", "4"]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+    assert "%|" not in run.stdout + run.stderr  # no progress bars in a log
     metrics = json.loads((tmp_path / "output" / "data" / "metrics.json").read_text())
     assert metrics["before"]["loss"] == pytest.approx(math.log(2), abs=1e-4)  # the policy is the reference still
     assert metrics["after"]["loss"] < 0.6 and metrics["after"]["accuracy"] == 1
