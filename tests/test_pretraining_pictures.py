@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.pretraining.pictures import __main__ as command_line
 from shared.pretraining.pictures.abstract import abstract
 from shared.pretraining.pictures.captions import caption, words
 from shared.pretraining.pictures.colours import lab, nearest
@@ -216,3 +217,9 @@ def test_contact_sheet_holds_every_picture_and_refuses_too_few_captions():
 def test_kinds_of_description_are_drawn_by_their_shares():
     kinds = Counter(type(description(3, number, {"single": 3, "scene": 1})) for number in range(2000))
     assert kinds[Pair] == 0 and 0.7 < kinds[Single] / 2000 < 0.8 and kinds[Scene] > 400
+
+
+@pytest.mark.parametrize("options", [["--kind", "scene", "--held-out"], ["--kind", "new"]])
+def test_sheet_is_written_by_the_command_line(tmp_path, options, capsys):
+    assert command_line.main([str(tmp_path / "sheet.png"), "--count", "4", *options]) == 0
+    assert Image.open(tmp_path / "sheet.png").width > 600

@@ -55,7 +55,7 @@ class Recipe:
     text_width: int = 128
     text_layers: int = 3
     text_heads: int = 4
-    unet_channels: tuple[int, ...] = (64, 128, 192)
+    unet_channels: tuple[int, ...] = (64, 96, 128)
     unet_layers: int = 1
     unet_head: int = 32
     groups: int = 16
