@@ -355,7 +355,8 @@ view.show(figure, alt=f"The loss curves lie on one another. {words}.")
 # and Adam, which looks only at the gradient's direction and not at its length, nearly hid it. [code/fine_tuning.py](code/fine_tuning.py) has the line that sets it right.)
 #
 # **The speed** is honest, too: where one process keeps the cores busy already, more processes gain little or nothing, and two hosts are the same cores under two names.
-# Accumulation costs hardly any time; it is there for memory. **FSDP** divides the model itself among the processes and computes the same; section 6 says what for.
+# (The machine must be quiet for this: threads that share a step wait for the slowest of them at every matrix, so another busy program slows the one process with several threads down far more than the processes with one thread each. Two
+# processes that look several times as fast are a sign of that.) Accumulation costs hardly any time; it is there for memory. **FSDP** divides the model itself among the processes and computes the same; section 6 says what for.
 #
 # On AWS, where each process has a GPU, expect for this small model less than twice the speed, for a large one close to it. What decides is how long a step computes compared with how long the
 # gradient travels. Section 6 has the numbers.
@@ -436,12 +437,12 @@ axis.plot(
     alpha=0.6,
     label="one process",
 )
-for number, attempt in enumerate(("before", "after")):
-    points = [(step, loss) for step, loss in series if (step > (resumed or 0)) == bool(number)]
-    if points:
-        axis.plot(*zip(*points), "o-", color=view.COLOURS[5 * number], label=f"spot, {attempt}")
+again = len(series)  # the place in the log where the second attempt begins
 if resumed:
-    axis.axvline(resumed + 0.5, color="#7a8794", linestyle="--")
+    again = max(n for n, (step, _) in enumerate(series) if step == resumed + 1)
+    axis.axvline(resumed, color="#7a8794", linestyle="--", label="the checkpoint")
+    axis.plot(*zip(*series[again:]), "o-", color=view.COLOURS[5], label="spot, after")
+axis.plot(*zip(*series[:again]), "o--", markersize=9, fillstyle="none", label="spot, before")
 axis.set(xlabel="step", title="train_loss, with the machine taken away once")
 axis.grid(axis="y")
 axis.legend()
