@@ -752,4 +752,5 @@ else:
 #
 # **Another model.** Set `MODEL` in the first cell: `"distilgpt2"` is this lab's classic, `"qwen3-4b-instruct"` a current instruct model (on a rented graphics card, with LoRA). See [README.md](README.md).
 #
-# **Next:** [2-parameter-efficient](2-parameter-efficient.ipynb): the same with a hundredth of the weights.
+# **Next:** [2-parameter-efficient](2-parameter-efficient.ipynb): the same with a hundredth of the weights. Then [3-preferences](3-preferences.ipynb) and
+# [4-scale-out](4-scale-out.ipynb).
