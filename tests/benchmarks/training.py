@@ -1,6 +1,7 @@
 """Lab 2's train.py: against the plain Trainer, and two processes against one."""
 
 import json
+import math
 import os
 import random
 import socket
@@ -16,6 +17,7 @@ _SCRIPT = ROOT / "lab2-llm-finetuning" / "code" / "train.py"
 _PLAIN = Path(__file__).parent / "plain_trainer.py"
 _RATE = "5e-4"
 _DOCUMENTS, _HELD_OUT = 128, 24
+_PLAIN_BATCH, _ROWS = 8, 4  # documents a step of the plain Trainer, rows a step of train.py
 _WANTED = 2.2  # times the tokens/s of the plain Trainer, on a processor with bf16 instructions
 
 
@@ -84,9 +86,22 @@ def _documents(path: Path, count: int, seed: int) -> Path:
     return path
 
 
+def _block_size(train: Path) -> int:
+    """So that both take the same number of steps: a step's rows predict as many tokens as a step's documents have."""
+    with train.open(encoding="utf-8") as file:
+        tokens = sum(len(json.loads(line)["text"].split()) for line in file)
+    return math.ceil(tokens * _PLAIN_BATCH / _DOCUMENTS / _ROWS) + 1
+
+
+def _environment() -> dict[str, str]:
+    """For both: threads that wait sleep, as train.py has it, or a machine with other work would slow the plain one."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SM_")}
+    return environment | {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
 def _plain(weights: Path, train: Path, validation: Path, folder: Path) -> dict:
     command = [sys.executable, str(_PLAIN), str(weights), str(train), str(validation), _RATE]
-    done = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=folder, env=_environment(), stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -95,11 +110,12 @@ def _ours(
 ) -> dict:
     """metrics.json of an epoch by train.py. Raises CalledProcessError where a process fails."""
     folder.mkdir()
-    rows = 4 // processes  # of 256 tokens: about as many tokens a step as 8 documents have
+    rows = _ROWS // processes
     command = [sys.executable, str(_SCRIPT), "--model", str(weights), "--train", str(train)]
     command += ["--validation", str(validation), "--num_train_epochs", "1", "--learning_rate", _RATE]
     command += ["--per_device_train_batch_size", str(rows), "--warmup_ratio", "0.12", "--save_steps", "100000"]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("SM_")}
+    command += ["--block_size", str(_block_size(train))]
+    environment = _environment()
     if threads:
         environment["OMP_NUM_THREADS"] = threads
     with socket.socket() as free:
