@@ -1,4 +1,4 @@
-"""The labs' own notebooks: twins of their sources, and the shortest of each lab run again, cell by cell, by nbval.
+"""The labs' own notebooks: twins of their sources, and a short core one of each lab run again, cell by cell, by nbval.
 
 nbval runs in a copy of the lab's folder with a local SageMaker of its own, so it changes nothing in this checkout, and
 compares the outputs of cells tagged `nbval-check-output` with those that were saved.
@@ -25,9 +25,10 @@ ALL = notebooks.discover()
 
 
 def shortest(found: list[notebooks.Notebook]) -> list[notebooks.Notebook]:
-    """For each lab the notebook that takes a person the fewest minutes."""
-    labs = dict.fromkeys(notebook.lab for notebook in found)
-    return [min((n for n in found if n.lab == lab), key=lambda notebook: notebook.minutes) for lab in labs]
+    """For each lab the core notebook that takes a person the fewest minutes."""
+    core = [notebook for notebook in found if notebook.track == "core"]
+    labs = dict.fromkeys(notebook.lab for notebook in core)
+    return [min((n for n in core if n.lab == lab), key=lambda notebook: notebook.minutes) for lab in labs]
 
 
 def nbval(notebook: notebooks.Notebook, folder: Path) -> subprocess.CompletedProcess:

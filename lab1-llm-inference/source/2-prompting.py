@@ -537,8 +537,8 @@ shares = {
 view.shares_with_interval(shares, title="Questions on invented people", xlabel="share of questions")
 
 # %% [markdown]
-# With the context it reads; without it, it answers just as readily and invents. Look at the inventions in the table: a food where a food
-# was asked for, a town for a town. **Form is no evidence.** What helps is a context that holds the answer. Finding the right
+# With the context it reads; without it, it still writes something each time: a number for an age, a weekday for a day, a name out of the
+# question, now and then `not given`, though nobody told it to decline. What has the right form may be right by luck. **Form is no evidence.** What helps is a context that holds the answer. Finding the right
 # context by machine is *retrieval*, the subject of [notebook 3](3-retrieve-and-answer.ipynb).
 #
 # ### Can you see it in the probabilities?
@@ -944,6 +944,6 @@ else:
 # 1. *Direction, again.* Ask for a story about a girl named Rosa and a thing: how often does the name come, and how often the thing? Then ask for a *sad* story.
 #    Does the model follow? Decide first how you will measure it.
 # 2. *Three groups.* Extend section 4 to three topics. What is the share right by chance, and how many examples does it take now?
-# 3. *Your own layout.* Write a seventh layout for section 6 and guess its place before you run it.
+# 3. *Your own layout.* Write another layout for section 6 and guess its place before you run it.
 #
 # **Next:** [notebook 3](3-retrieve-and-answer.ipynb) finds the context by itself.

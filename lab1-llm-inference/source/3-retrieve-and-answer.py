@@ -349,7 +349,7 @@ for layer in range(of_passages.shape[1]):
 view.table(rows, columns=["vectors", "recall at 1", "at 3", "at 10"])
 
 # %% [markdown]
-# No better than BM25 even at the input, and worse the deeper we look. There is no mystery in it: the last layer's vectors were trained for one purpose, to say
+# No better than BM25 even at the input, and far worse deeper down. There is no mystery in it: the last layer's vectors were trained for one purpose, to say
 # which token comes next. Nothing in that training asked that a question lie near its answer.
 #
 # The vectors at the input do better, and have two faults that can be repaired without training. Some are much longer than others
@@ -514,10 +514,10 @@ panels(
 #
 # - The same model's vectors are another search as they are, spread evenly, and trained. "Embeddings" is not one thing: ask what was
 #   done to them, what they were trained for, and on what.
-# - On documents that the training did not see, much of its gain is gone: compare with the untrained vectors in both panels. BM25
+# - On documents that the training did not see, its gain over the whitened vectors is gone, or nearly: compare the two in both panels. BM25
 #   was never trained, so it has nothing to lose there.
 # - Fusion is at its best where both searches are good and fail differently. Where one of the two is far better, the other pulls
-#   it down: look at the misspelt names.
+#   it down: look at the misspelt names, and at the documents laid aside.
 #
 # So no search is best everywhere, and you choose by questions like those that will be asked. We take the one that has most of the answers among
 # its first three for the questions we choose with:
@@ -613,7 +613,7 @@ rows = [(q.question, a, b, q.answer) for q, a, b in zip(some, without, having)]
 view.table(rows, columns=["question", "without passages", "with three passages", "right answer"])
 
 # %% [markdown]
-# Without passages the model still answers, in the right form and with the same assurance. What it says is invented: it was trained to
+# Without passages the model still writes something: an instrument where one was asked for, a name out of the question, now and then `not given`. It was trained to
 # continue text, not to stay silent. We measure this now, on all questions, for prompts with no passage up to five.
 #
 # An answer counts as right if the right words stand in it. (For an exact match a model that answers in whole sentences would be wrong each
@@ -655,8 +655,8 @@ view.line_with_interval(
 
 # %% [markdown]
 # The upper line is the search, the lower one the whole. The gap between them is what the *reading* costs. More passages raise the upper line
-# and give the reader more to confuse: somewhere the lower line stops rising, and every passage more only costs time and money. Find the
-# best number in your own measurement, not in an article.
+# and give the reader more to confuse: from some number on the lower line does not rise any more, and every passage more only costs time and money. A small reader is confused
+# early. Find the best number in your own measurement, not in an article.
 
 # %%
 K = max(given, key=lambda k: sum(outcomes[k]))
@@ -832,7 +832,7 @@ print("right before:", sum(map(is_right, before, asked.values())), "of", len(ask
 print("right after:", sum(map(is_right, after, asked.values())), "of", len(asked))
 
 # %% [markdown]
-# For new passages we searched with both searches fused: we saw that the trained vectors alone know new documents less well. To take a fact
+# For new passages we searched with both searches fused, since the vectors were not trained on them and BM25 needs no training. (Section 7 shows what that is worth: the vectors alone would have done.) To take a fact
 # away is as easy: remove its passage. From a model's weights you cannot remove a fact.
 #
 # ## 12. When the passage is wrong
@@ -916,7 +916,7 @@ view.table(
 )
 
 # %% [markdown]
-# What is left are inventions, and each looks like an answer. Besides the permission, one can refuse when the best passage is too far
+# Where it does not decline, it invents, and the invention looks like an answer. Besides the permission, one can refuse when the best passage is too far
 # away from the question, or let the check of section 9 decide.
 #
 # ## 14. Prompt, retrieve, fine-tune, or train anew?
@@ -966,8 +966,8 @@ else:
 #   any training of the language model.
 # - A system has two parts that fail on their own: the search and the reader. Measure recall at k for the one, the share right with the
 #   right passage for the other.
-# - Words find names and numbers; vectors find other wordings and misspellings, if they were trained to search. Both, fused, are a safe choice
-#   for documents that change.
+# - Words find names and numbers; vectors find other wordings and misspellings, if they were trained to search. Fusing both helps where they
+#   are about equally good.
 # - References can be checked by a program. They show where an answer comes from, not that it is true: a false passage is believed.
 # - The model answers even when no passage has the answer. Permission to decline helps, and costs some right answers.
 #

@@ -449,7 +449,8 @@ view.table(
 
 # %% [markdown]
 # There is a cliff, not a slope: down to some number of bits nearly nothing happens, then everything goes at once. Where the cliff is
-# depends on how many weights share a scale. Smaller groups move it to fewer bits, for a little more memory:
+# depends on how many weights share a scale. A scale for each row instead of each matrix moves it; smaller groups still may lower the
+# perplexity a little, for some more memory.
 #
 # > **Try it.** Leave the embedding (`smaller.get_input_embeddings().weight`) in float32 and round the rest. How much of the damage at
 # > 3 bits goes away? (Answer in [solutions/4-smaller-and-faster.md](solutions/4-smaller-and-faster.md).)
@@ -608,7 +609,7 @@ view.table(rows, columns=["one layer", "extra start", *[f"ms for {name}" for nam
 # A container that compiles answers `/ping` that much later, at *each* start, also when a busy endpoint is given a second
 # instance. vLLM compiles too, and records the whole step for the GPU (a *CUDA graph*), since for a GPU the Python between two
 # operations is what costs most. On a CPU, for a model that does little work between two lines of Python, look at the table and
-# decide.
+# decide. Neither way need be the faster one in both columns.
 #
 # ## 6. Deploy them side by side
 #

@@ -66,7 +66,7 @@ def load_base_model(source: str, name: str, options: argparse.Namespace) -> Base
     _check_model(config, tokenizer, name, options)
     stored = config.dtype or torch.float32
     # What is trained needs 32 bits, or small steps are rounded away. What is frozen may stay as a GPU computes with it.
-    frozen = options.method != "full" and torch.cuda.is_available() and stored == torch.bfloat16
+    frozen = options.method != "full" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source, config=config, dtype=torch.bfloat16 if frozen else torch.float32

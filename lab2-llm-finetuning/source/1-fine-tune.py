@@ -118,7 +118,7 @@ check_voice(train[0]["completion"])
 #
 # - **train** is what the weights are adjusted to;
 # - **validation** is looked at *during* training, to see whether the model learns or only memorises, and to choose settings;
-# - **test** is touched once, at the end. A model is only as good as on data that had no influence on it, not even on your choices.
+# - **test** should be touched once, at the end (we only peek at three of it in section 4). A model is only as good as on data that had no influence on it, not even on your choices.
 #
 # So they must not overlap. Do they?
 
@@ -283,8 +283,8 @@ view.completions(
 
 # %% [markdown]
 # Compare each text with the facts above it. A large model would come a long way with three examples: it picks up the voice and mostly the facts. The embedded
-# model is too small for that: at best it catches the first word. (Lab 1 showed what it *can* learn from examples: to pick one of a few labels.) We will count in
-# section 10. Note the price of the examples, too: each call carries several times the tokens, and they are computed anew each time.
+# model is too small for that: it writes a word or two, as if the examples were a list of labels. (Lab 1 showed what it *can* learn from examples: to pick one of a few labels.) We will count in
+# section 10. Note the price of the examples, too: each call carries many times the tokens, and they are computed anew each time.
 #
 # ## 5. Hyperparameters
 #
@@ -327,7 +327,7 @@ meaning = {
     "model_name_or_path": "The base model, where it comes from the Hugging Face Hub.",
 }
 view.table(
-    [(name, value, meaning[name]) for name, value in hyperparameters.items()],
+    [(name, value, meaning.get(name, "(see --help)")) for name, value in hyperparameters.items()],
     columns=["hyperparameter", "value", "what it does"],
 )
 
@@ -408,9 +408,9 @@ print("instance:", trainer.compute.instance_type, f"({price} USD per hour)")
 # is no reason to pay twice, and we take that.
 
 # %%
+inputs = [InputData(channel_name=name, data_source=path) for name, path in channels.items()]
 job = workshop.existing(TrainingJob, job_name)
 if job is None:
-    inputs = [InputData(channel_name=name, data_source=path) for name, path in channels.items()]
     trainer.train(input_data_config=inputs, wait=False)
     job = trainer._latest_training_job  # the SDK has no public name for it
 print(job.training_job_name)
@@ -602,7 +602,7 @@ view.show(figure, "Share of products whose fact is in the text. " + ". ".join(to
 
 # %% [markdown]
 # The tuned model has learned what the task *is*: take these five facts, and say them in the shop's voice. And it needs no examples for that: its prompt is a
-# quarter as long.
+# fraction as long.
 #
 # Look at the mistakes before you believe any number. What does the tuned model get wrong?
 
@@ -639,6 +639,7 @@ view.completions([{"prompt": write_prompt(facts), "text": text, "label": "tuned"
 check = check_facts(text, facts)
 print("present:", ", ".join(check.present) or "none")
 print("missing:", ", ".join(check.missing) or "none")
+print("made up:", ", ".join(f"{kind}: {value}" for kind, value in check.invented) or "none")
 
 # %% [markdown]
 # A model never says "this is not like my data". Sometimes it stumbles visibly; at other times a wrong fact comes in a perfect sentence. So the shop's system
@@ -650,7 +651,7 @@ print("missing:", ", ".join(check.missing) or "none")
 # ## 11. What was forgotten
 #
 # All weights moved, and only descriptions were rewarded. What about the things that the model could do before? The channel `forgetting` held 200 prompts of four tasks that
-# the base model was trained for: capitals of countries, questions on a text, the sentiment of a review, classification by examples in the prompt. The script put
+# the base model was trained for: capitals of countries, questions on a text, the sentiment of a review, classification by examples in the prompt. Right means: the first line of what the model writes, up to a full stop, is the answer; one that runs on is wrong. The script put
 # them to the model before and after.
 
 # %%
@@ -675,7 +676,7 @@ for task in before:
     for variant in ("base", "tuned"):
         text = ask(variant, question["prompt"], max_new_tokens=12)
         label = f"{task}, {variant}; right is {question['answer'].strip()!r}"
-        items.append({"prompt": question["prompt"][-160:], "text": text, "label": label})
+        items.append({"prompt": question["prompt"], "text": text, "label": label})
 view.completions(items)
 
 # %% [markdown]
@@ -752,5 +753,5 @@ else:
 #
 # **Another model.** Set `MODEL` in the first cell: `"distilgpt2"` is this lab's classic, `"qwen3-4b-instruct"` a current instruct model (on a rented graphics card, with LoRA). See [README.md](README.md).
 #
-# **Next:** [2-parameter-efficient](2-parameter-efficient.ipynb): the same with a hundredth of the weights. Then [3-preferences](3-preferences.ipynb) and
+# **Next:** [2-parameter-efficient](2-parameter-efficient.ipynb): the same with a small addition instead of all weights. Then [3-preferences](3-preferences.ipynb) and
 # [4-scale-out](4-scale-out.ipynb).

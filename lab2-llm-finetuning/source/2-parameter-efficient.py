@@ -396,10 +396,10 @@ view.show(figure, alt=f"Perplexity and old tasks right, over the parameters trai
 #   Lester et al. found the same: it catches up with full fine-tuning only in models of some ten billion parameters, which can do
 #   almost anything when asked rightly.
 # - **LoRA** comes near to full fine-tuning with a fraction of the numbers, and a higher rank buys less each time.
-# - **The old tasks** suffer from every training that changes what the model computes, and along the ranks the more the more may move. That the weights
+# - **The old tasks** suffer from every training that changes what the model computes, and the higher the rank, the more. (Full forgets more than in notebook 1 although it has fewer steps: the script's learning rate for it is twice the one that you set there.) That the weights
 #   are frozen does not mean that nothing is forgotten: what counts is the model *with* its adapter. Even a soft prompt does harm: twenty vectors such as the model
 #   has never read stand before every question now. But an adapter can be left away again (section 6); full fine-tuning cannot.
-# - **Seconds** (of the training steps only): LoRA saves memory and bytes, and less time than one hopes. The signal still goes forward through the whole model and
+# - **Seconds** (of the training steps only): LoRA saves memory and bytes, and here no time. The signal still goes forward through the whole model and
 #   back again; only the gradients of the frozen weights are not computed. Two jobs shared your machine, so read this column roughly.
 #
 # One run for each method is one draw: with another seed the points move a little. Differences as small as that between neighbours prove nothing;
@@ -461,7 +461,7 @@ view.table(curve, columns=["rank kept", "of the squared change", "perplexity of 
 # 3, because the script cuts its text into rows of equal length, so that some descriptions are read without their facts.)
 #
 # Compare the two columns. By size, the change is spread over many directions: the first few have a small part of it. By what it does, they matter
-# most: each of the first ones brings the perplexity down by large factors, and with a tenth of all directions it is near its end. That is LoRA's bet,
+# most: each of the first ones brings the perplexity down by large factors, and with a sixth of all directions (32 of 192) it is near its end. That is LoRA's bet,
 # and here it wins. It wins by more than this table says: an adapter of rank 8 was *trained* to do with 8 directions, and in section 3 it did
 # better than a full change that was cut down to 8 afterwards.
 #
@@ -666,7 +666,7 @@ view.table(rows, columns=["16 prompts at once", "ms for each step of 16 tokens"]
 
 # %% [markdown]
 # The endpoint puts the A of all adapters in the batch one below the other and their B side by side, so that two thin products serve all rows, and
-# sets to zero between them what is not of a row's own adapter ([code/lora_adapters.py](code/lora_adapters.py)). That is some work for each step, and hardly more for two adapters
+# sets to zero between them what is not of a row's own adapter ([code/lora_adapters.py](code/lora_adapters.py)). In this small model that is much of a step, and hardly more for two adapters
 # than for one; for a large model it is small beside its own matrices. Deploying two tuned models instead would need twice the memory,
 # and neither could fill the other's batch.
 #
@@ -696,8 +696,8 @@ else:
 #
 # - LoRA adds *B A* to a frozen matrix. B begins at zero, so training begins at the model itself; the rank says how many directions the change may have.
 # - What full fine-tuning changes is large in many directions and matters in few. That is why small ranks suffice.
-# - Adapters save memory in training and bytes in storage, hardly any time. Prompt tuning saves most and needs a large model.
-# - With an adapter on, old tasks suffer as they do after full fine-tuning; switched off, the model is what it was.
+# - Adapters save memory in training and bytes in storage, but hardly any time. Prompt tuning saves most and needs a large model.
+# - With an adapter on, old tasks suffer too, the more the higher its rank; switched off, the model is what it was.
 # - One endpoint can serve many adapters, in one batch.
 #
 # **Check yourself** (answers in [solutions/2-parameter-efficient.md](solutions/2-parameter-efficient.md)):

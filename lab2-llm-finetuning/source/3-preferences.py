@@ -181,8 +181,8 @@ for name, one, two in [
 view.shares_with_interval(agreement, title="How often the answers are the same", xlabel="share")
 
 # %% [markdown]
-# A coin would give 50%. (For real labellers of chat answers, agreements of 65 to 80% are usual.) Three consequences for all that
-# follows:
+# A coin would give 50%. (For real labellers of chat answers, agreements of 65 to 80% are usual.) Three things to keep in mind; the chart shows the first, and hints at the others
+# within its intervals:
 #
 # - **Each label is partly noise.** A model of the readers that was *perfect* would still miss many of them.
 # - **More people for each pair make steadier labels**, and cost more. We pay for three and take what most of them say. Given the same money, is it better to
@@ -328,7 +328,8 @@ view.shares_with_interval(accuracy, title="Guessing which letter new people choo
 # it would learn from more pairs. Look at the width of the intervals, too. With so few test pairs one cannot tell apart two
 # reward models that differ by a few percent. Whoever reports 2% more on a few hundred pairs reports nothing.
 #
-# What does it like? The test letters with the highest and the lowest reward:
+# What does it like? The test letters with the highest and the lowest reward. (Mind that the first sentence is the opening, which both letters of a pair share: training on pairs says nothing
+# about it.)
 
 # %%
 texts = [prompt + letter for prompt, *pair in test_pairs for letter in pair]
@@ -412,7 +413,7 @@ view.line_with_interval(
 # <img src="images/ppo.svg" alt="Four models. The policy writes a letter for an opening. The frozen reward model gives it one number. The frozen reference model says how far the policy has moved, which lowers the reward. The value model guesses the reward beforehand. The difference between reward and guess, the advantage, adjusts the policy: more of what was better than expected." width="760">
 #
 # *Reinforcement learning* is learning by trial and reward: let the policy write, score what it wrote, make what scored better than expected more probable,
-# and repeat. **Proximal policy optimization** (PPO, Schulman et al. 2017) is the form that RLHF first used. Its objective for each token is
+# and repeat. **Proximal policy optimization** (PPO, Schulman et al. 2017) is the form in which RLHF became known for language models. Its objective for each token is
 #
 # $$\min\Big(\rho \, \hat A, \;\; \mathrm{clip}(\rho,\, 1 - \epsilon,\, 1 + \epsilon)\, \hat A\Big), \qquad \rho = \frac{\pi(\text{token})}{\pi_\text{old}(\text{token})}$$
 #
@@ -564,7 +565,7 @@ view.shares_with_interval(right, title="Held-out pairs in the right order")
 workshop.cost(*jobs.values())
 
 # %% [markdown]
-# The chart counts in how many *held-out* pairs the letter that people chose has the higher hidden reward. A coin would give 50%. So something about the order of letters *was*
+# (In the log, `eval_accuracy=0` at step 0 is no error: all hidden rewards are 0 there, and a tie does not count as right.) The chart counts in how many *held-out* pairs the letter that people chose has the higher hidden reward. A coin would give 50%. So something about the order of letters *was*
 # learned, by both runs, about as much of it as the reward model of section 5 knows. Only how *sure* they are is wrong, and that is what the loss punishes: most of all
 # in the hasty run, a first warning.
 #
@@ -661,12 +662,31 @@ view.table(
 #
 # - The *careful* model's letters are preferred to those of the base model, clearly beyond the interval, and at least as many of them are whole. It has moved a little,
 #   and in a good direction. Best-of-4 brings about as much, but writes four letters for each one that it sends.
-# - The *hasty* model has lost what it could do. Its letters break, and the judges like them less than those of the untrained model. Yet it orders the held-out pairs about as well as the
+# - The *hasty* model has lost what it could do. Its letters break, and the judges like them less than those of the base model. Yet it orders the held-out pairs about as well as the
 #   careful one!
 #
 # How can a model that knows what is good write so badly? The loss of section 7 looks only at letters that are *in the pairs*, and only at the difference between two of them. The
-# chosen letter may become *less* probable, if only the rejected one falls faster. What both lose goes to texts that nobody has written yet, nor judged. Each step does a little of that
-# damage. With small steps and a price on distance it stays small. **Never judge a preference run by its accuracy on pairs: let it write.**
+# chosen letter may become *less* probable, if only the rejected one falls faster. Did it? For the pairs of the training, how the log-probability of each letter moved:
+
+# %%
+def moved(model, kind):
+    """By how many nats, on average, the letters of the training pairs became more probable."""
+    prompts, letters = zip(*((row["prompt"], row[kind]) for row in preferences))
+    with torch.inference_mode():
+        after = log_probability(model, tokenizer, prompts, letters)
+        return float((after - log_probability(base, tokenizer, prompts, letters)).mean())
+
+
+rows = [
+    (name, *(f"{moved(models[name], kind):+.1f}" for kind in ("chosen", "rejected")))
+    for name in models
+    if name != "base model"
+]
+view.table(rows, columns=["nats, against the base model", "chosen letters", "rejected letters"])
+
+# %% [markdown]
+# The loss sees the difference of the two columns and is content if it grows. Where a letter falls, what it loses goes to other texts, which nobody has written yet, nor judged. Each step does a
+# little of that damage. With small steps and a price on distance it stays small. **Never judge a preference run by its accuracy on pairs: let it write.**
 #
 # ### What changed in the letters?
 
@@ -696,7 +716,7 @@ shown = "; ".join(f"{kind}: {before[kind]:.2f} before, {after[kind]:.2f} after" 
 view.show(figure, f"How often each kind of remark occurs in a letter. {shown}.")
 
 # %% [markdown]
-# Nobody told the model this list. It saw some hundred pairs with noisy labels. Check it against the worth in brackets: has what is worth something become more
+# Nobody told the model this list. It saw four hundred pairs with noisy labels. Check it against the worth in brackets: has what is worth something become more
 # frequent, and what costs rarer? It will not be so in every row: with these few pairs the training finds some of the taste, not all of it.
 #
 # ### Whose preferences?
@@ -890,7 +910,7 @@ else:
 # %% [markdown]
 # ## What you learned
 #
-# - Preferences are easy to collect and noisy. Agreement between people is the ceiling of what any model of them can show.
+# - Preferences are easy to collect and noisy. Noise and disagreement set a ceiling for any model of them.
 # - Bradley and Terry turn choices into a scale on which only differences count. A reward model is a language model with one number at its end.
 # - Best-of-n uses it without training and pays for every answer. PPO trains against it, with four models in memory. DPO trains on the pairs directly:
 #   the same objective, solved for the reward, put into the loss.

@@ -147,7 +147,8 @@ view.table(rows, columns=columns)
 # batch, and needs the memory of one part only. The fourth column is not rounding. It is a mistake, and a common one: transformers itself made it
 # [until October 2024](https://huggingface.co/blog/gradient_accumulation). Nothing crashed. The loss was only a little off, and nobody looked.
 #
-# For processes in place of parts it is the same sum; the all-reduce adds.
+# For processes in place of parts it is the same sum. Mind that PyTorch's DDP divides it by the number of processes: so each multiplies its loss by that number before `backward()`, and divides by
+# the tokens of *all* (the Trainer does both).
 #
 # ### What one process uses already
 #
@@ -352,14 +353,15 @@ view.show(figure, alt=f"The loss curves lie on one another. {words}.")
 # %% [markdown]
 # **The loss** is the same: what differs are the last digits of 32 bits. So "is my distributed training right?" has a test: the same global batch, the same seed, a few steps,
 # and the curve of one process must come out. Do it before you rent sixty-four GPUs. (It found a mistake while this notebook was written: the library below our script divided accumulated gradients once too often,
-# and Adam, which looks only at the gradient's direction and not at its length, nearly hid it. [code/fine_tuning.py](code/fine_tuning.py) has the line that sets it right.)
+# and Adam, in whose steps a constant factor of all gradients cancels, nearly hid it. [code/fine_tuning.py](code/fine_tuning.py) has the line that sets it right.)
 #
-# **The speed** is honest, too: where one process keeps the cores busy already, more processes gain little or nothing, and two hosts are the same cores under two names.
+# **The speed** has to be read with care. The seconds from request to end, printed above, include the start. The first job started cold; the others found a **warm pool** (`KEEP_WARM`): SageMaker keeps
+# an instance for a while after its job, and locally its process has the libraries imported already. So judge by the rows per second, which are honest: where one process keeps the cores busy already, more processes gain little or nothing, and two hosts are the same cores under two names.
 # (The machine must be quiet for this: threads that share a step wait for the slowest of them at every matrix, so another busy program slows the one process with several threads down far more than the processes with one thread each. Two
 # processes that look several times as fast are a sign of that.) Accumulation costs hardly any time; it is there for memory. **FSDP** divides the model itself among the processes and computes the same; section 6 says what for.
 #
 # On AWS, where each process has a GPU, expect for this small model less than twice the speed, for a large one close to it. What decides is how long a step computes compared with how long the
-# gradient travels. Section 6 has the numbers.
+# gradient travels. Section 6 does that sum.
 #
 # > **Note.** All rows above kept the *global* batch at 16. If each process keeps the batch that it had, then the global batch doubles: half as many steps for an epoch, each with a steadier gradient. That is
 # > faster, but it is *another training*, whose learning rate has to be found again. The first exercise tries it.
@@ -407,7 +409,7 @@ if spot is None:
 workshop.watch(spot, chart=None)
 
 # %% [markdown]
-# Read the log: the steps begin, `Interrupted`, and after a while the script starts anew. Its line "Resuming from step" says where. What SageMaker noted:
+# Read the log: the steps begin, `Interrupted`, and after a while the script starts anew. Its line "Resuming from step" says where. (The times count from when we began to look.) What SageMaker noted:
 
 # %%
 spot.refresh()
@@ -446,7 +448,7 @@ axis.plot(*zip(*series[:again]), "o--", markersize=9, fillstyle="none", label="s
 axis.set(xlabel="step", title="train_loss, with the machine taken away once")
 axis.grid(axis="y")
 axis.legend()
-told = f"interrupted after step {resumed}" if resumed else "not interrupted"
+told = f"resumed from step {resumed}" if resumed else "not interrupted"
 view.show(figure, f"The loss of the spot job, {told}, lies on that of the other job.")
 
 # %% [markdown]
@@ -460,7 +462,7 @@ trained, billed = spot.training_time_in_seconds, spot.billable_time_in_seconds
 once = jobs["one process"].training_time_in_seconds
 price = workshop.model.training_price_per_hour or 0.0
 rows = [
-    ("the same job without interruption, seconds", once),
+    ("the job without interruption, seconds of training", once),
     ("this job, seconds of training", trained),
     ("this job, seconds billed", billed),
     ("saved, as SageMaker counts it", f"{1 - billed / trained:.0%}"),
@@ -500,7 +502,8 @@ view.table(rows, columns=["model", "to write", "save every", "of the time lost"]
 # - **Grid** tries every combination of the values that you list. Three values for each of three hyperparameters make 27 jobs;
 # - **Random** draws from the ranges. If only one hyperparameter matters, eight random trials have tried eight values of it, a grid of 2 × 2 × 2 only two
 #   ([Bergstra and Bengio 2012](https://www.jmlr.org/papers/v13/bergstra12a.html));
-# - **Bayesian** and **Hyperband** (on AWS only) use what earlier jobs found, and stop bad ones early.
+# - **Bayesian** chooses values by what earlier jobs found; **Hyperband** stops bad jobs early and gives their time to good ones (both on AWS only). The others stop bad jobs only with
+#   `early_stopping_type="Auto"`.
 #
 # The scale matters as much as the range: from 0.0003 to 0.1, half of the values drawn *linearly* would be above 0.05. Learning rates are drawn on a **logarithmic** scale: each factor of ten is equally likely.
 #
@@ -525,7 +528,8 @@ RANGES = {
 }
 TRIALS = 8
 
-tuning_name = workshop.tuning_name(FIXED, str(RANGES), TRIALS)
+ranges = {name: found.as_tuning_range(name) for name, found in RANGES.items()}
+tuning_name = workshop.tuning_name(FIXED, ranges, TRIALS)
 tuning = workshop.existing(HyperParameterTuningJob, tuning_name)
 if tuning is None:
     trainer = make_trainer(tuning_name, FIXED)
@@ -762,12 +766,12 @@ words = "; ".join(
 view.show(figure, f"Memory of each GPU, with lines at 24, 40 and 80 GB. {words}.")
 
 # %% [markdown]
-# Read it from above. The dashed lines are the cards that you can rent (a tenth of each should stay free, for CUDA, the communication and fragments).
+# Read it from above. The dashed lines are three common sizes of cards (a tenth of each should stay free, for CUDA, the communication and fragments).
 #
-# - **Full, DDP**: 16 bytes a parameter before the first token. No card holds it even for 7B, and more GPUs do not help: each has all of it.
-# - **ZeRO-1 and -2** divide the largest part; **FSDP** divides all three. Then what is left are activations, which nobody divides: every GPU has its own tokens. So FSDP *and* checkpointing go together.
+# - **Full, DDP**: 16 bytes a parameter before the first token. No card of 80 GB holds it even for 7B (one of 141 GB does, with checkpointing), and more GPUs do not help: each has all of it.
+# - **ZeRO-1 and -2** divide the largest part; **FSDP** divides all three. Then what is left are activations, which neither divides: every GPU has its own tokens (tensor and sequence parallelism would divide them). So FSDP *and* checkpointing go together.
 # - **LoRA** needs no division to get rid of gradients and optimizer: they are nearly gone. What stays are the frozen weights. But look at the activations: they are almost those of full fine-tuning.
-# - **QLoRA** shrinks the weights to a little over a quarter. That brings 7B onto every card, and 70B onto one of 80 GB. (Our script has no QLoRA: its 4-bit layers come from the library bitsandbytes and want a GPU.)
+# - **QLoRA** shrinks the weights to a little over a quarter. 7B then needs less than half of what LoRA needs, and 70B fits on one card of 80 GB. (Our script has no QLoRA: its 4-bit layers come from the library bitsandbytes and want a GPU.)
 #
 # A calculator is an estimate. The job's first step is the measurement; the GPU's memory is in the metrics that SageMaker writes to CloudWatch (`GPUMemoryUtilization`).
 #
@@ -791,7 +795,8 @@ for shape, method in [(embedded, "full"), (seven, "lora"), (seven, "full"), (sev
 view.table(rows, columns=["model", "method", "gradient", *SPEEDS])
 
 # %% [markdown]
-# Compare that with the seconds that a step computes. With a fast network or a long step it vanishes, all the more as DDP sends the gradient of the last layers while it still computes that of the first. Accumulation helps here, too: one all-reduce for several batches. And
+# Compare that with the seconds that a step computes. That is about 6 operations for each parameter and token: 7B and 4,096 tokens, on an A100 that reaches 40% of its 312 TFLOP/s, take 1.4 s. (The table counts gradients of 16 bits;
+# our script keeps them in 32, which takes twice as long.) With a fast network or a long step it vanishes, all the more as DDP sends the gradient of the last layers while it still computes that of the first. Accumulation helps here, too: one all-reduce for several batches. And
 # LoRA's gradient is so small that an ordinary network will do.
 #
 # ### What to rent
@@ -811,7 +816,7 @@ view.table(rows, columns=["model", "method", "gradient", *SPEEDS])
 
 # %%
 large = {
-    "model_name_or_path": "meta-llama/Llama-2-70b-hf",
+    "model_name_or_path": "meta-llama/Llama-3.1-70B",
     "method": "lora",
     "lora_rank": 16,
     "fsdp": "true",
@@ -829,7 +834,7 @@ print(f"{memory.total / 1e9:.0f} GB on each GPU, {tokens:,} tokens a step")
 
 # %% [markdown]
 # Nothing here starts it: such a machine costs tens of USD an hour. Before you do, three things that only large models ask for: the weights have to come from S3 or a file system near the instance (138 GB through the internet take longer than the training); checkpoints of FSDP are written by all
-# processes; and our script loads the whole model in each process before it divides it, which for 70B needs about as much memory as the machine has. There, use a script that loads in parts.
+# processes; and our script loads the whole model in each process before it divides it, which for 70B and eight processes needs about as much memory as the machine has. There, use a script that loads in parts.
 #
 # ## 7. What it cost
 #
@@ -851,7 +856,8 @@ usd = sum(dollars_on_aws(job) or 0.0 for job in described)
 print(f"{len(described)} jobs, {seconds} instance-seconds: {usd:.2f} USD at AWS's prices.")
 
 # %% [markdown]
-# (On AWS there are more seconds: downloading a container image of several GB takes longer than all our training.)
+# (This prices the seconds and instances of *this* run, the spot job without its discount. Locally all instances are small ones. On AWS the two jobs with two processes take an `ml.g5.12xlarge`, about five
+# times as dear, and every job has more seconds: to download a container image of several GB takes longer than all our training. Hence the estimate at the top.)
 #
 # ## 8. Clean up
 #
