@@ -666,12 +666,12 @@ view.table(
 #   careful one!
 #
 # How can a model that knows what is good write so badly? The loss of section 7 looks only at letters that are *in the pairs*, and only at the difference between two of them. The
-# chosen letter may become *less* probable, if only the rejected one falls faster. Did it? For the pairs of the training, how the log-probability of each letter moved:
+# chosen letter may become *less* probable, if only the rejected one falls faster. Did it? For 120 pairs of the training, how the log-probability of each letter moved:
 
 # %%
 def moved(model, kind):
-    """By how many nats, on average, the letters of the training pairs became more probable."""
-    prompts, letters = zip(*((row["prompt"], row[kind]) for row in preferences))
+    """By how many nats, on average, the letters of 120 training pairs became more probable."""
+    prompts, letters = zip(*((row["prompt"], row[kind]) for row in preferences[:120]))
     with torch.inference_mode():
         after = log_probability(model, tokenizer, prompts, letters)
         return float((after - log_probability(base, tokenizer, prompts, letters)).mean())
