@@ -116,5 +116,7 @@ def test_stopped_and_listed(server: LocalServer, results: dict[str, Any]) -> Non
     own = [results[job]["name"] for job in ("two_hosts", "two_processes")]
     assert [name for name in results["listed"] if name in own] == own
     assert all("two-" in name for name in results["listed"])
-    assert keys_below(server, "stopped/") == []
+    written = keys_below(server, "sleeper/")
+    assert results["stopped"]["name"].startswith("sleeper-")
+    assert not [key for key in written if key.endswith(("model.tar.gz", "output.tar.gz"))], written
     assert BUCKET in results["plain"]["artifacts"]
