@@ -8,29 +8,30 @@ sizes of a folder are read from its files; those of any other Hub id are asked f
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from shared import model_files
-from shared.container_images import HUGGINGFACE_CPU, HUGGINGFACE_GPU, HUGGINGFACE_TRAINING, LMI, image_uri
-from shared.display import Output, table
-from shared.instances import GIB, INSTANCES, PRICE_NOTE, TRAINING_PRICE_NOTE, dollars, price_per_hour
-from shared.model_files import WHAT_ELSE, Figures
+from shared.container_images import HUGGINGFACE_CPU, HUGGINGFACE_GPU, LMI
+from shared.instances import GIB, INSTANCES
+from shared.model_entry import (
+    BYTES,
+    EMBEDDED,
+    LARGE,
+    MEMORY_FACTOR,
+    MEMORY_OVERHEAD,
+    ModelDoesNotFit,
+    ModelEntry,
+    UnknownModel,
+    unknown,
+)
+from shared.model_files import Figures
 
-EMBEDDED = "embedded"
+__all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "HUB_MODELS", "Model", "ModelDoesNotFit", "UnknownModel", "find", "names"]
+
 EMBEDDED_FOLDER = Path(__file__).parent / "models" / "language"
-
-BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-# What a serving process takes beside the weights: Python, torch, transformers, the cache of keys and values.
-MEMORY_OVERHEAD = 0.75 * GIB
-MEMORY_FACTOR = 1.2
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
@@ -47,136 +48,27 @@ _OPENINGS = (
 )
 
 
-class UnknownModel(ValueError):
-    """The name is no catalogue entry, no Hub id and no folder."""
+@dataclass(frozen=True, kw_only=True)
+class Model(ModelEntry):
+    """A language model.
 
-
-class ModelDoesNotFit(RuntimeError):
-    """Memory or disk do not suffice; raised before anything is downloaded."""
-
-
-@dataclass(frozen=True)
-class Model:
-    """One model as the labs see it.
-
-    `model_id` is what a person calls it: a Hub id, or its folder. `weights` is the local folder that goes into
-    model.tar.gz, or None when the container fetches `model_id` from the Hub. `download_bytes` is what that container
-    (or, for a folder, the archive) moves. `environment` is the container's. `template` wraps a text in the markers that
-    an instruct model was trained with. `scored_by` says how its answers are judged: "judge" or "exact match".
-
-    It is fine-tuned on `training_instance_type`, which holds it with LoRA and, up to half a billion parameters, whole.
-    `fine_tuning` holds the hyperparameters of Lab 2's script that have to be others than for the embedded model.
+    `template` wraps a text in the markers that an instruct model was trained with. `scored_by` is "judge" or "exact
+    match". Its `training_instance_type` holds it with LoRA and, up to half a billion parameters, whole.
     """
 
-    name: str
-    model_id: str
-    weights: Path | None
-    image: str
-    instance_type: str
-    dtype: str
-    parameters: int
-    download_bytes: int
-    license: str
-    prompts: tuple[str, ...]
     scored_by: str = "exact match"
     template: str = "{prompt}"
-    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
-    variant_options: Mapping[str, int | str] = field(default_factory=dict, hash=False)
-    training_instance_type: str = "ml.g5.xlarge"
-    fine_tuning: Mapping[str, int | float | str] = field(default_factory=dict, hash=False)
-
-    def memory_needed(self, gpu: bool) -> int:
-        """Bytes of memory that serving it takes, as an estimate: of a GPU, or without one.
-
-        On a CPU the labs' handler computes in float32, whatever the files hold.
-        """
-        width = BYTES[self.dtype] if gpu else BYTES["float32"]
-        return int(self.parameters * width * MEMORY_FACTOR + MEMORY_OVERHEAD)
-
-    @property
-    def disk_needed(self) -> int:
-        """Bytes of disk: the download, and for a folder the archive and its extracted copy."""
-        return self.download_bytes * (2 if self.weights else 1)
-
-    @property
-    def price_per_hour(self) -> float | None:
-        """USD per hour of its endpoint on AWS, see `price_note`; None for an instance type not in the table."""
-        return price_per_hour(self.instance_type)
-
-    @property
-    def price_note(self) -> str:
-        """Where and when the price was noted, and where to check it."""
-        return PRICE_NOTE
-
-    @property
-    def training_price_per_hour(self) -> float | None:
-        """USD per hour of a training job on AWS on one `training_instance_type`; None when not in the table."""
-        return price_per_hour(self.training_instance_type)
-
-    @property
-    def training_price_note(self) -> str:
-        """Where and when the price of training was noted, and where to check it."""
-        return TRAINING_PRICE_NOTE
-
-    @property
-    def channels(self) -> dict[str, str]:
-        """The training channel that brings its weights: {"model": folder}; none where the job fetches them."""
-        return {} if self.weights is None else {"model": str(self.weights)}
-
-    def image_uri(self, region: str) -> str:
-        """The URI of the AWS container image that serves it in `region`."""
-        return image_uri(self.image, region)
-
-    def training_image_uri(self, region: str) -> str:
-        """The URI of the AWS container image that trains it in `region`: Hugging Face's, for GPUs."""
-        return image_uri(HUGGINGFACE_TRAINING, region)
-
-    def tuned_image_uri(self, region: str) -> str:
-        """The URI of the image that serves it after Lab 2's fine-tuning: Hugging Face's, whatever serves the base."""
-        return image_uri(HUGGINGFACE_GPU if self.image == LMI else self.image, region)
 
     def prompt(self, text: str) -> str:
         """`text` as this model wants it: unchanged for a base model, in its chat markers for an instruct model."""
         return self.template.format(prompt=text)
 
-    def check_fits(self, instance_type: str | None = None) -> None:
-        """Say so now if it cannot run: on this machine, or on an AWS `instance_type`. Downloads nothing.
-
-        Raises ModelDoesNotFit with the numbers; for this machine also ModelUnavailable when the model would have to be
-        downloaded and cannot be.
-        """
-        if instance_type:
-            _check_instance(self, instance_type)
-            return
-        _check_this_machine(self)
-        if self.weights is None:
-            model_files.check_available(self.model_id, self.environment.get("HF_MODEL_REVISION"))
-
-    def _facts(self) -> list[tuple[str, str]]:
-        price = "price unknown" if self.price_per_hour is None else f"{dollars(self.price_per_hour)} an hour on AWS"
-        return [
-            ("id", self.model_id),
-            ("parameters", f"{self.parameters:,} ({self.dtype})"),
-            ("download", "none, it is in this repository" if self.name == EMBEDDED else _size(self.download_bytes)),
-            ("memory", f"{_size(self.memory_needed(True))} on a GPU, {_size(self.memory_needed(False))} without"),
-            ("image", self.image),
-            ("instance", f"{self.instance_type}, {price}"),
-            ("licence", self.license),
-        ]
-
-    def _card(self) -> Output:
-        return table(self._facts(), columns=["model", self.name])
-
-    def __str__(self) -> str:
-        return self._card().text
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        return self._card()._repr_mimebundle_()
+    def _check_available(self) -> None:
+        model_files.check_available(self.model_id, self.environment.get("HF_MODEL_REVISION"))
 
 
-_LARGE = {"container_startup_health_check_timeout_in_seconds": 1200}
 # The LMI image is built with CUDA 13: it needs driver 580, and the default machine image of g5 and g6 has an older one.
-_LARGE_LMI = _LARGE | {"inference_ami_version": "al2023-ami-sagemaker-inference-gpu-4-1"}
+_LARGE_LMI = LARGE | {"inference_ami_version": "al2023-ami-sagemaker-inference-gpu-4-1"}
 
 
 def _lora(model_id: str) -> dict[str, int | float | str]:
@@ -218,7 +110,7 @@ HUB_MODELS = {
                 "HF_MODEL_REVISION": "float16",
                 "HF_TASK": "text-generation",
             },
-            variant_options=_LARGE,
+            variant_options=LARGE,
             training_instance_type="ml.g5.2xlarge",
             fine_tuning=_lora("EleutherAI/gpt-j-6b"),
         ),
@@ -284,12 +176,7 @@ def find(model: str | os.PathLike[str]) -> Model:
             return known
     if _HUB_ID.fullmatch(text):
         return from_hub(text)
-    near = difflib.get_close_matches(text.lower(), names(), n=3, cutoff=0.4)
-    hint = f"Did you mean {' or '.join(repr(name) for name in near)}? " if near else ""
-    raise UnknownModel(
-        f"no model {text!r}. {hint}MODEL is one of {', '.join(repr(name) for name in names())}, "
-        "a Hugging Face Hub id such as 'Qwen/Qwen3-0.6B', or the path of a folder that exists."
-    )
+    raise unknown(text, names(), "Qwen/Qwen3-0.6B")
 
 
 def from_folder(folder: Path, name: str | None = None, license: str = "see its folder", **fields) -> Model:
@@ -297,6 +184,8 @@ def from_folder(folder: Path, name: str | None = None, license: str = "see its f
 
     Raises UnknownModel when the folder does not hold that.
     """
+    if (folder / "model_index.json").is_file():
+        raise UnknownModel(f"{folder} holds a diffusion pipeline, which draws: this lab needs a language model.")
     if not (folder / "config.json").is_file() or not list(folder.glob("*.safetensors")):
         raise UnknownModel(
             f"{folder} holds no model: it needs config.json and *.safetensors, as model.save_pretrained() writes them."
@@ -333,7 +222,7 @@ def from_hub(model_id: str) -> Model:
         license="see its model card",
         prompts=_OPENINGS,
         environment={"HF_MODEL_ID": model_id, "HF_TASK": "text-generation"},
-        variant_options=_LARGE if figures.parameters > 1e9 else {},
+        variant_options=LARGE if figures.parameters > 1e9 else {},
         training_instance_type=_training_instance(figures),
         fine_tuning=_lora(model_id) if figures.parameters > 5e8 else {"model_name_or_path": model_id},
     )
@@ -356,64 +245,3 @@ def _training_instance(figures: Figures) -> str:
         return "ml.g5.xlarge"
     need = figures.parameters * BYTES[figures.dtype] * MEMORY_FACTOR + 4 * GIB
     return "ml.g5.2xlarge" if need <= INSTANCES["ml.g5.2xlarge"].gpu_memory * GIB else "ml.g5.12xlarge"
-
-
-def _check_instance(model: Model, instance_type: str) -> None:
-    instance = INSTANCES.get(instance_type)
-    if instance is None:
-        raise ModelDoesNotFit(
-            f"the memory of {instance_type!r} is not in the table of shared/instances.py: add it there, or use one of "
-            f"{', '.join(INSTANCES)}."
-        )
-    memory, where = (instance.gpu_memory, "GPU memory") if instance.gpu else (instance.memory, "memory")
-    needed = model.memory_needed(gpu=bool(instance.gpu))
-    if needed > memory * GIB:
-        raise ModelDoesNotFit(
-            f"{model.name} needs about {_size(needed)} of {where} ({model.parameters:,} parameters), but "
-            f"{instance_type} has {_size(memory * GIB)}."
-        )
-
-
-def _check_this_machine(model: Model) -> None:
-    memory, needed = psutil.virtual_memory(), model.memory_needed(gpu=False)
-    if needed > memory.available and not model.memory_needed(gpu=True) <= _gpu_memory():
-        raise ModelDoesNotFit(
-            f"{model.name} needs about {_size(needed)} of memory ({model.parameters:,} parameters in float32, as the "
-            f"labs' handler computes without a GPU), but of this machine's {_size(memory.total)} only "
-            f"{_size(memory.available)} are free. {WHAT_ELSE} On AWS the same model runs on {model.instance_type} "
-            '(BACKEND = "sagemaker").'
-        )
-    folder = _cache_folder() if model.weights is None else Path.cwd()
-    free = shutil.disk_usage(folder).free
-    if model.disk_needed > free:
-        raise ModelDoesNotFit(
-            f"{model.name} needs {_size(model.disk_needed)} of disk, but {folder} has {_size(free)} free. {WHAT_ELSE}"
-        )
-
-
-def _gpu_memory() -> int:
-    """Bytes of memory of this machine's largest GPU, 0 without one. Imports torch, hence asked last."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return 0
-    return max(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
-
-
-def _cache_folder() -> Path:
-    """The nearest existing folder above the Hub's cache: the disk that a download would fill."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE)
-    while not folder.is_dir():
-        folder = folder.parent
-    return folder
-
-
-def _size(number: float) -> str:
-    """Bytes for people: 1.9 MB, 12.1 GB."""
-    for unit in ("bytes", "kB", "MB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "bytes" else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} GB"

@@ -41,6 +41,7 @@ INSTANCES = {
         Instance("ml.m5.xlarge", 4, 16, None, 0, 0.23),
         Instance("ml.m5.2xlarge", 8, 32, None, 0, 0.461),
         Instance("ml.g6.xlarge", 4, 16, "1 x NVIDIA L4", 24, 1.1267),
+        Instance("ml.g4dn.xlarge", 4, 16, "1 x NVIDIA T4", 16, 0.736),
         Instance("ml.g5.xlarge", 4, 16, "1 x NVIDIA A10G", 24, 1.408),
         Instance("ml.g5.2xlarge", 8, 32, "1 x NVIDIA A10G", 24, 1.515),
         Instance("ml.g5.12xlarge", 48, 192, "4 x NVIDIA A10G", 96, 7.09),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,14 +30,19 @@ class Figures:
 
 def of_folder(folder: Path) -> Figures:
     """The figures of a folder as `save_pretrained` writes it, from the headers of its safetensors files."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return of_weights(folder.glob("*.safetensors"), size)
+
+
+def of_weights(files: Iterable[Path], size: int) -> Figures:
+    """The figures of a model whose weights are these safetensors files, by their headers; `size` bytes to move."""
     counts: dict[str, int] = {}
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in files:
         with path.open("rb") as file:
             header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         for name, tensor in header.items():
             if name != "__metadata__":
                 counts[tensor["dtype"]] = counts.get(tensor["dtype"], 0) + math.prod(tensor["shape"])
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     return Figures(sum(counts.values()), _dtype(counts), size)
 
 
@@ -49,7 +55,7 @@ def of_hub(model_id: str) -> Figures:
     if cached and list(cached.glob("*.safetensors")):
         figures = of_folder(cached)
         return Figures(figures.parameters, figures.dtype, 0)
-    info = _ask_hub(model_id)
+    info = ask_hub(model_id)
     if not info.safetensors:
         raise ModelUnavailable(f"{model_id!r} has no safetensors weights, so its size cannot be known. {WHAT_ELSE}")
     fetched = (file for file in info.siblings if "/" not in file.rfilename and file.rfilename.endswith(_FETCHED))
@@ -61,17 +67,13 @@ def of_hub(model_id: str) -> Figures:
 def check_available(model_id: str, revision: str | None = None) -> None:
     """Raise ModelUnavailable when `model_id` is neither in this machine's cache nor to be had from the Hub now."""
     if not cached_snapshot(model_id, revision):
-        _ask_hub(model_id, revision)
+        ask_hub(model_id, revision)
 
 
 def cached_snapshot(model_id: str, revision: str | None = None) -> Path | None:
     """The folder of the complete model in the Hub's cache on this machine, None when it is missing or incomplete."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(model_id, revision=revision, local_files_only=True))
-    except LocalEntryNotFoundError:
+    folder = cached_files(model_id, revision)
+    if folder is None:
         return None
     for weights in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{weights}.index.json"
@@ -81,7 +83,18 @@ def cached_snapshot(model_id: str, revision: str | None = None) -> Path | None:
     return None
 
 
-def _ask_hub(model_id: str, revision: str | None = None):
+def cached_files(model_id: str, revision: str | None = None) -> Path | None:
+    """The folder of what the Hub's cache on this machine has of the model, complete or not; None without any."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(model_id, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def ask_hub(model_id: str, revision: str | None = None):
     """huggingface_hub's ModelInfo with file sizes; raises ModelUnavailable."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError

@@ -12,7 +12,7 @@ import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,22 +43,30 @@ class Archive:
         return self._card()._repr_mimebundle_()
 
 
-def make_archive(destination: str | Path, weights: str | Path | None, code: str | Path) -> Archive:
+def make_archive(
+    destination: str | Path,
+    weights: str | Path | None,
+    code: str | Path,
+    extras: Mapping[str, str | Path] | None = None,
+) -> Archive:
     """Pack `weights` (a folder; None when the container fetches a Hub model) and `code` (a folder) to `destination`.
 
+    `extras` maps names of further folders in the archive, such as "upscaler", to the folders that are packed there.
     Hidden files, __pycache__ and compiled Python are left out; symbolic links are packed as the files they point to.
     The file appears at `destination` only when it is complete. Raises FileNotFoundError for a missing folder or a code
-    folder without inference.py, ValueError for weights that bring a code/ folder of their own.
+    folder without inference.py, ValueError for weights that bring a folder code/, or one of an extra's name.
     """
     destination, code = Path(destination), Path(code)
     if not (code / "inference.py").is_file():
         raise FileNotFoundError(f"{code.resolve()} holds no inference.py: is the notebook running in its lab's folder?")
-    files = [(f"code/{name}", path) for name, path in _files(code)]
+    added = {"code": code} | {name: Path(folder) for name, folder in (extras or {}).items()}
+    files = [(f"{top}/{name}", path) for top, folder in added.items() for name, path in _files(folder)]
     if weights is not None:
-        top = list(_files(Path(weights)))
-        if any(name.startswith("code/") for name, _ in top):
-            raise ValueError(f"{weights} holds a folder code/ already, which would mix with {code}")
-        files += top
+        own = list(_files(Path(weights)))
+        for top, folder in added.items():
+            if any(name.startswith(f"{top}/") for name, _ in own):
+                raise ValueError(f"{weights} holds a folder {top}/ already, which would mix with {folder}")
+        files += own
     files.sort()
 
     destination.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 import boto3
 from botocore.exceptions import ClientError
 
-from shared import backends, catalogue, resources, training_jobs, watching
+from shared import backends, catalogue, diffusion_catalogue, resources, training_jobs, watching
 from shared.backends import BackendError, Ground
 from shared.cleaning import cleanup, show_list
 from shared.container_images import LMI
@@ -30,6 +30,8 @@ from shared.instances import dollars
 from shared.resources import WORKSHOP, JobKind, Label
 
 T = TypeVar("T")
+# Labs whose models draw; the others' write.
+_CATALOGUES = {"3": diffusion_catalogue}
 _ROLE_VARIABLE = "SAGEMAKER_ROLE"
 _LOCAL_ROLE = "AmazonSageMaker-ExecutionRole-Local"
 
@@ -37,14 +39,15 @@ _LOCAL_ROLE = "AmazonSageMaker-ExecutionRole-Local"
 class Workshop:
     """A notebook's ground: `ground`, `backend`, `region`, `account`, `owner`, `model`, and what the methods give.
 
-    Raises BackendError (see `backends.enter`), and what `catalogue.find` and `Model.check_fits` raise for the model.
+    `model` is an entry of `diffusion_catalogue` for Lab 3, else of `catalogue`. Raises BackendError (see
+    `backends.enter`), and what the catalogue's `find` and the entry's `check_fits` raise.
     """
 
     def __init__(self, lab: str, backend: str = "auto", model: str | os.PathLike[str] = catalogue.EMBEDDED):
         self.lab = str(lab)
         if not re.fullmatch(r"[a-z0-9]{1,4}", self.lab):
             raise ValueError(f'lab={lab!r}, but it is the number of a lab, such as "1"')
-        self.model = catalogue.find(model)
+        self.model = _CATALOGUES.get(self.lab, catalogue).find(model)
         self.model.check_fits(None if backends.choose(backend) == backends.LOCAL else self.model.instance_type)
         self.ground: Ground = backends.enter(backend)
         self.owner = owner(self.ground)

@@ -1,9 +1,6 @@
 """The catalogue: AWS knows every entry, sizes come from real files, what cannot run says so before a download."""
 
 import dataclasses
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import botocore.session
 import numpy
@@ -14,6 +11,7 @@ from shared import catalogue, container_images
 from shared.catalogue import HUB_MODELS, ModelDoesNotFit, UnknownModel
 from shared.instances import INSTANCES, dollars
 from shared.model_files import ModelUnavailable
+from tests.hub_support import fake_hub
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +104,12 @@ def test_unknown_names_get_the_nearest_ones(tmp_path):
         catalogue.find(tmp_path)
 
 
+def test_a_model_that_draws_is_refused(tmp_path):
+    (tmp_path / "model_index.json").write_text("{}")
+    with pytest.raises(UnknownModel, match="diffusion pipeline, which draws"):
+        catalogue.find(tmp_path)
+
+
 def test_what_does_not_fit_says_so_with_numbers():
     model = dataclasses.replace(HUB_MODELS["qwen3-8b"], parameters=10**13)
     with pytest.raises(ModelDoesNotFit, match=r"needs about 48000\.8 GB of memory .* are free.*embedded"):
@@ -123,54 +127,23 @@ def test_prices_are_written_like_prices():
     assert [dollars(price) for price in (0.23, 1.515, 7.0)] == ["0.23 USD", "1.515 USD", "7.00 USD"]
 
 
-class Hub(BaseHTTPRequestHandler):
-    """The one request to the Hugging Face Hub that the catalogue makes, over the wire."""
-
-    def do_GET(self):
-        name = self.path.split("?")[0].removeprefix("/api/models/").split("/revision/")[0]
-        if name == "some/missing":
-            self.send_response(404)
-            self.send_header("X-Error-Code", "RepoNotFound")
-            self.end_headers()
-            return
-        body = {
-            "id": name,
-            "modelId": name,
-            "gated": "manual" if name == "some/gated" else False,
-            "siblings": [
-                {"rfilename": "model.safetensors", "size": 4_000_000_000},
-                {"rfilename": "config.json", "size": 1000},
-                {"rfilename": "pytorch_model.bin", "size": 9_000_000_000},
-                {"rfilename": "onnx/model.onnx", "size": 9_000_000_000},
-            ],
-        }
-        if name != "some/pickles":
-            body["safetensors"] = {"parameters": {"BF16": 2_000_000_000, "F32": 10}, "total": 2_000_000_010}
-        data = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        return
+HUB = {
+    "some/model": {
+        "siblings": {
+            "model.safetensors": 4_000_000_000, "config.json": 1000, "pytorch_model.bin": 9_000_000_000,
+            "onnx/model.onnx": 9_000_000_000,
+        },
+        "safetensors": {"parameters": {"BF16": 2_000_000_000, "F32": 10}, "total": 2_000_000_010},
+    },
+    "some/gated": {"gated": "manual"},
+    "some/pickles": {"siblings": {"pytorch_model.bin": 9_000_000_000}},
+}  # fmt: skip
 
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with fake_hub(HUB, monkeypatch, tmp_path / "cache") as server:
+        yield server
 
 
 def test_any_other_hub_id_is_sized_by_the_hub_without_a_download(hub, tmp_path):

@@ -88,6 +88,21 @@ def test_wrong_folders_are_named(folders, tmp_path):
         make_archive(tmp_path / "m.tar.gz", weights, code)
 
 
+def test_further_folders_are_packed_by_their_names(folders, tmp_path):
+    weights, code = folders
+    upscaler = tmp_path / "networks"
+    upscaler.mkdir()
+    (upscaler / "model.safetensors").write_bytes(b"weights")
+    archive = make_archive(tmp_path / "m.tar.gz", weights, code, extras={"upscaler": upscaler})
+    assert ("upscaler/model.safetensors", 7) in archive.members
+    plain = make_archive(tmp_path / "plain.tar.gz", weights, code)
+    assert set(archive.members) - set(plain.members) == {("upscaler/model.safetensors", 7)}
+    (weights / "upscaler").mkdir()
+    (weights / "upscaler" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="upscaler/ already"):
+        make_archive(tmp_path / "m.tar.gz", weights, code, extras={"upscaler": upscaler})
+
+
 def test_s3_urls():
     assert split_s3("s3://bucket/a/b.tar.gz") == ("bucket", "a/b.tar.gz")
     for wrong in ("https://bucket/a", "bucket/a", "s3:///a"):
