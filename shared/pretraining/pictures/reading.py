@@ -12,8 +12,10 @@ from scipy import ndimage
 
 from shared.pretraining.pictures.canvas import coverage
 from shared.pretraining.pictures.colours import lab, nearest, nearest_indices
+from shared.pretraining.pictures.mascot import MINT
+from shared.pretraining.pictures.mascot_judge import FoundMascot, find_mascot
 from shared.pretraining.pictures.outlines import outline
-from shared.pretraining.pictures.vocabulary import NEW_SHAPES, SHAPES, SIZES
+from shared.pretraining.pictures.vocabulary import MASCOT, NEW_SHAPES, SHAPES, SIZES
 
 # Pictures of other sizes are brought to this one.
 _SIDE = 128
@@ -55,9 +57,19 @@ def read(picture: Image.Image) -> Seen:
     rgb = np.asarray(picture.convert("RGB"), np.float32)
     frame = np.concatenate([edge.reshape(-1, 3) for edge in (rgb[:3], rgb[-3:], rgb[:, :3], rgb[:, -3:])])
     background = np.median(frame, 0)
-    regions = _regions(rgb, background)
-    things = [_thing(mask, rgb, core) for mask, core in regions]
-    return Seen(nearest(background), _nested([(thing, mask) for thing, (mask, _) in zip(things, regions, strict=True)]))
+    found = []
+    taken = np.zeros(rgb.shape[:2], bool)  # on white, the mascot's pupils are regions of their own
+    for whole in _connected(rgb, background):
+        if taken[whole].all():
+            continue
+        mascot = find_mascot(rgb, whole)
+        if mascot:
+            taken |= ndimage.binary_fill_holes(whole)
+            found.append((_mascot(mascot), whole.astype(np.float32)))
+        else:
+            pieces = _pieces(whole, rgb, background)
+            found += [(_thing(mask, rgb, core), mask) for mask, core in pieces]
+    return Seen(nearest(background), _nested(found))
 
 
 def size_name(diameter: float) -> str:
@@ -111,24 +123,22 @@ def _templates():
     return names, np.stack(masks), centroids, areas
 
 
-def _regions(rgb: np.ndarray, background: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The soft mask of each thing, and its core: the pixels well within it that show its colour."""
+def _connected(rgb: np.ndarray, background: np.ndarray) -> list[np.ndarray]:
+    """The connected regions (bool) that differ from the background, without specks, the largest first."""
     different = np.linalg.norm(lab(rgb) - lab(background), axis=-1)
-    speck = _SPECK * different.size
     parts, count = ndimage.label(different > _DIFFERENT)
-    names = nearest_indices(rgb)
-    regions = []
-    for number in range(1, count + 1):
-        whole = parts == number
-        if whole.sum() < speck:
-            continue
-        cores = _cores(whole, rgb, names, speck)
-        colours = [np.median(rgb[core], 0) for core in cores]
-        # What is as coloured as the outermost belongs to it, such as what is seen of it through an inner ring.
-        others = [i for i in range(1, len(cores)) if np.linalg.norm(lab(colours[i]) - lab(colours[0])) > _DIFFERENT]
-        cores, colours = ([values[i] for i in (0, *others)] for values in (cores, colours))
-        regions += zip(_masks(whole, rgb, background, cores, colours), cores, strict=True)
-    return regions
+    wholes = sorted((parts == number for number in range(1, count + 1)), key=lambda whole: -whole.sum())
+    return [whole for whole in wholes if whole.sum() >= _SPECK * different.size]
+
+
+def _pieces(whole: np.ndarray, rgb: np.ndarray, background: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of each thing in a connected region, the soft mask and the core: the pixels well within that show its colour."""
+    cores = _cores(whole, rgb, nearest_indices(rgb), _SPECK * whole.size)
+    colours = [np.median(rgb[core], 0) for core in cores]
+    # What is as coloured as the outermost belongs to it, such as what is seen of it through an inner ring.
+    others = [i for i in range(1, len(cores)) if np.linalg.norm(lab(colours[i]) - lab(colours[0])) > _DIFFERENT]
+    cores, colours = ([values[i] for i in (0, *others)] for values in (cores, colours))
+    return list(zip(_masks(whole, rgb, background, cores, colours), cores, strict=True))
 
 
 def _masks(
@@ -179,6 +189,12 @@ def _thing(mask: np.ndarray, rgb: np.ndarray, core: np.ndarray) -> SeenThing:
         shape, overlap, nearest(np.median(rgb[core], 0)), size_name(diameter / side),
         (centre[0] / side, centre[1] / side), diameter / side,
     )  # fmt: skip
+
+
+def _mascot(found: FoundMascot) -> SeenThing:
+    centre = (found.centre[0] / _SIDE, found.centre[1] / _SIDE)
+    diameter = found.diameter / _SIDE
+    return SeenThing(MASCOT, found.overlap, nearest(MINT), size_name(diameter), centre, diameter)
 
 
 def _nested(found: list[tuple[SeenThing, np.ndarray]]) -> tuple[SeenThing, ...]:
