@@ -1,4 +1,4 @@
-"""What people look at in a notebook: tables, charts with alternative text, generated texts, streams, a playground.
+"""What people look at in a notebook: tables, charts with alternative text, pictures, generated texts, playgrounds.
 
 Everything works as plain text too: in a terminal, in a headless run, for a screen reader. Charts are PNG in an HTML
 <img> element, because that is the one form in which a notebook keeps their alternative text.
@@ -15,22 +15,33 @@ from typing import Any
 
 from IPython.display import display
 
+from shared.output import Output
+from shared.picture_grid import animation, as_picture, picture_grid
+from shared.picture_playground import picture_playground
+
+__all__ = [
+    "COLOURS",
+    "Output",
+    "animation",
+    "as_picture",
+    "completions",
+    "line_with_interval",
+    "next_token_bars",
+    "picture",
+    "picture_grid",
+    "picture_playground",
+    "playground",
+    "shares_with_interval",
+    "show",
+    "stream_text",
+    "style",
+    "table",
+    "visible",
+]
+
 # Okabe and Ito's palette, told apart with every kind of colour vision; without its yellow, which is weak on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _GREY = "#8a8a8a"
-
-
-class Output:
-    """Something to look at: `html` for a notebook, `text` for everything else."""
-
-    def __init__(self, html: str, text: str):
-        self.html, self.text = html, text
-
-    def _repr_mimebundle_(self, include=None, exclude=None) -> dict[str, str]:
-        return {"text/html": self.html, "text/plain": self.text}
-
-    def __repr__(self) -> str:
-        return self.text
 
 
 def style() -> None:
