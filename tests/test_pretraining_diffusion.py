@@ -1,6 +1,7 @@
 """The diffusion model's recipe, on sizes that take seconds: tokenizer, data, trainings, export, evaluation, card."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -179,6 +180,22 @@ def test_muon_steps_on_kernels_whatever_their_memory_format():
     torch.testing.assert_close(*results, atol=2e-2, rtol=0)
     torch.manual_seed(0)
     assert (results[0] - torch.nn.Conv2d(4, 6, 3).weight).abs().max() > 0.01
+
+
+def test_muon_does_the_same_in_shards_side_by_side():
+    results = []
+    for shards in (1, 3):
+        torch.manual_seed(0)
+        layers = torch.nn.Sequential(torch.nn.Linear(4, 6), torch.nn.Conv2d(6, 5, 3), torch.nn.Linear(5, 2))
+        optimizer = Optimizers(
+            [(dict(layers.named_parameters()), 1.0)], muon_rate=0.1, adamw_rate=0.1, weight_decay=0.1, shards=shards
+        )
+        with ThreadPoolExecutor(2) as pool:
+            for _ in range(3):
+                optimizer.step([torch.full_like(p, 0.5).cumsum(0) for p in layers.parameters()], 1.0, pool)
+        results.append([parameter.detach() for parameter in layers.parameters()])
+    assert len(optimizer.state_dict()) == 4
+    assert all(torch.equal(one, three) for one, three in zip(*results, strict=True))
 
 
 def test_rates_rise_stay_and_fall_to_nothing():

@@ -73,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of matrix products")
+    parser.add_argument(
+        "--compile", action="store_true", help="train a compiled UNet: cheaper steps; needs a C++ compiler on a CPU"
+    )
     parser.add_argument("--trials", type=int, default=300, help="pictures per group in evaluate (default: %(default)s)")
     return parser
 
@@ -123,7 +126,10 @@ def _train(recipe: Recipe, work: WorkFolder, options) -> None:
 
     _need(work.captions, "data")
     _need(work.latents, "autoencoder")
-    train(recipe, work, threads=options.threads, device=options.device, dtype=getattr(torch, options.dtype))
+    train(
+        recipe, work, threads=options.threads, device=options.device, dtype=getattr(torch, options.dtype),
+        compiled=options.compile,
+    )  # fmt: skip
 
 
 def _export(recipe: Recipe, work: WorkFolder, options) -> None:

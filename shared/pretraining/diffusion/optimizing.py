@@ -20,11 +20,13 @@ class Optimizers:
     """Muon for matrices and convolution kernels (as matrices of one row per output channel), AdamW for the rest.
 
     `groups` has (parameters with names, factor of the rates) for each network. Names in `keep_out` are for AdamW.
+    Muon's matrices are divided into `shards` of about the same work, which `step` can do side by side.
     """
 
     def __init__(
         self, groups: Sequence[tuple[dict[str, nn.Parameter], float]], *,
         muon_rate: float, adamw_rate: float, weight_decay: float, keep_out: Sequence[str] = (),
+        shards: int = 1,
     ):  # fmt: skip
         self.parameters = [parameter for named, _ in groups for parameter in named.values()]
         self.matrices: list[tuple[nn.Parameter, nn.Parameter]] = []
@@ -42,13 +44,15 @@ class Optimizers:
             muon.append({"params": flat, "lr": muon_rate * factor})
             adamw.append({"params": rest, "lr": adamw_rate * factor})
         self.optimizers = [
-            torch.optim.Muon(muon, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(adamw, betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.Muon(shard, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+            for shard in _sharded(muon, shards)
         ]
+        self.optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, 0.98), weight_decay=0.0))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
-    def step(self, gradients: Sequence[Tensor], factor: float) -> None:
-        """One step with these gradients, in the order of `parameters`, at `factor` times the rates."""
+    def step(self, gradients: Sequence[Tensor], factor: float, pool: ThreadPoolExecutor | None = None) -> None:
+        """One step with these gradients, in the order of `parameters`, at `factor` times the rates; in `pool`'s threads
+        if given."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         for parameter, matrix in self.matrices:
@@ -56,7 +60,9 @@ class Optimizers:
         for optimizer, rates in zip(self.optimizers, self.rates, strict=True):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * factor
-            optimizer.step()
+        # No parameter belongs to two of them.
+        for _ in (pool.map if pool else map)(lambda optimizer: optimizer.step(), self.optimizers):
+            pass
 
     def state_dict(self) -> list[dict]:
         return [optimizer.state_dict() for optimizer in self.optimizers]
@@ -64,6 +70,18 @@ class Optimizers:
     def load_state_dict(self, states: list[dict]) -> None:
         for optimizer, state in zip(self.optimizers, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _sharded(groups: list[dict], shards: int) -> list[list[dict]]:
+    """The groups `shards` times, each time with other parameters: the largest go where there is the least work yet."""
+    sharded = [[group | {"params": []} for group in groups] for _ in range(shards)]
+    work = [0] * shards
+    for number, group in enumerate(groups):
+        for parameter in sorted(group["params"], key=torch.Tensor.numel, reverse=True):
+            least = work.index(min(work))
+            sharded[least][number]["params"].append(parameter)
+            work[least] += parameter.numel() * min(parameter.shape)
+    return [[group for group in shard if group["params"]] for shard in sharded]
 
 
 def side_by_side(

@@ -20,7 +20,7 @@ class AutoencoderRecipe:
     layers: int = 1
     groups: int = 8
     latent_channels: int = 4
-    steps: int = 2500
+    steps: int = 1600
     batch: int = 16
     rate: float = 2e-3
     warmup: int = 100
@@ -47,7 +47,7 @@ class Recipe:
 
     seed: int = 1
     side: int = 128
-    pictures: int = 80_000
+    pictures: int = 60_000
     captions: int = 4
     shares: dict[str, float] = field(default_factory=lambda: {"single": 0.5, "pair": 0.33, "scene": 0.17})
     tokens: int = 32

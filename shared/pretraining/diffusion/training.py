@@ -35,12 +35,14 @@ _KEEP_OUT = ("embedding", "conv_in", "conv_out")
 class Trainer:
     """UNet and text encoder in training, and the moving average of their weights.
 
-    `step` counts the steps done, `wall_seconds` and `cpu_seconds` those of all runs so far.
+    `step` counts the steps done, `wall_seconds` and `cpu_seconds` those of all runs so far. With `compiled`,
+    torch.compile makes the UNet's steps cheaper, for minutes of compiling first; on a CPU it needs a C++ compiler.
     """
 
     def __init__(
         self, recipe: Recipe, tokenizer: CLIPTokenizer, *,
         threads: int = 2, device: str = "cpu", dtype: torch.dtype = torch.bfloat16,
+        compiled: bool = False,
     ):  # fmt: skip
         self.recipe, self.device, self.dtype = recipe, device, dtype
         self.threads = threads if device == "cpu" else 1
@@ -56,8 +58,10 @@ class Trainer:
         ]
         self.optimizer = Optimizers(
             groups, muon_rate=recipe.muon_rate, adamw_rate=recipe.adamw_rate, weight_decay=recipe.weight_decay,
-            keep_out=_KEEP_OUT,
+            keep_out=_KEEP_OUT, shards=recipe.parts,
         )  # fmt: skip
+        self.compiled = compiled
+        self.denoise = torch.compile(self.unet, dynamic=False) if compiled else self.unet
         self.average = [parameter.detach().clone() for parameter in self.optimizer.parameters]
         self.no_caption = encode(tokenizer, [""])[0].to(device)
         self.levels = NoiseLevels(recipe)
@@ -80,6 +84,8 @@ class Trainer:
         torch.set_num_threads(1)
         progress = tqdm(total=recipe.steps, initial=self.step, desc="training", unit="step", mininterval=1)
         try:
+            if self.compiled and self.step < until:
+                self._compile(pictures, texts)
             with ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
                 while self.step < until:
                     loss = self._one_step(pool, pictures, texts)
@@ -97,11 +103,17 @@ class Trainer:
             if self.step:
                 self.save(checkpoint)
 
+    def _compile(self, pictures: np.ndarray, texts: np.ndarray) -> None:
+        """Compile both passes here, or every thread of the pool would."""
+        print("compiling the UNet: some minutes, once on this machine", flush=True)
+        value = self._loss(*self._batch(pictures, texts)[0])
+        torch.autograd.grad(value, self.optimizer.parameters)
+
     def _one_step(self, pool: ThreadPoolExecutor, pictures: np.ndarray, texts: np.ndarray) -> float:
         parts = self._batch(pictures, texts)
         loss, gradients = side_by_side(pool, parts, self._loss, self.optimizer.parameters)
         recipe = self.recipe
-        self.optimizer.step(gradients, rate_factor(self.step, recipe.steps, recipe.warmup, recipe.constant))
+        self.optimizer.step(gradients, rate_factor(self.step, recipe.steps, recipe.warmup, recipe.constant), pool)
         self.step += 1
         # Young averages forget faster, or they would carry the random start along.
         keep = min(recipe.ema, (1 + self.step) / (10 + self.step))
@@ -134,7 +146,7 @@ class Trainer:
         target = signal * noise - amount * clean
         with torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32):
             states = self.text_encoder(ids).last_hidden_state
-            found = self.unet(noisy, levels, states).sample
+            (found,) = self.denoise(noisy, levels, states, return_dict=False)
         return share * (weight * (found.float() - target).square()).mean()
 
     def averaged(self) -> dict[str, torch.nn.Module]:
@@ -198,9 +210,12 @@ class NoiseLevels:
         return rng.permutation(levels).astype(np.int64)
 
 
-def train(recipe: Recipe, work: WorkFolder, *, threads: int, device: str, dtype: torch.dtype) -> Trainer:
+def train(
+    recipe: Recipe, work: WorkFolder, *, threads: int, device: str, dtype: torch.dtype, compiled: bool
+) -> Trainer:
     """Train in `work`, going on from its checkpoint if there is one, and write the losses as CSV beside it."""
-    trainer = Trainer(recipe, load_tokenizer(work.tokenizer), threads=threads, device=device, dtype=dtype)
+    tokenizer = load_tokenizer(work.tokenizer)
+    trainer = Trainer(recipe, tokenizer, threads=threads, device=device, dtype=dtype, compiled=compiled)
     if work.checkpoint.exists():
         trainer.restore(work.checkpoint)
     trainer.train(work.latents, work.captions, work.checkpoint)
