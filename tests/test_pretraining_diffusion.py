@@ -3,7 +3,6 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,15 +10,16 @@ import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image
 
+from shared.pretraining.checkpoints import OtherRecipe
 from shared.pretraining.diffusion import __main__ as command_line
 from shared.pretraining.diffusion import card, evaluation
 from shared.pretraining.diffusion.autoencoder import AutoencoderTrainer, channel_statistics, encode_all, standardise
 from shared.pretraining.diffusion.data import Drawer, autoencoder_batch, captions_of, picture, write_captions
 from shared.pretraining.diffusion.export import export, pipeline
-from shared.pretraining.diffusion.optimizing import Optimizers, OtherRecipe, rate_factor
 from shared.pretraining.diffusion.recipe import AutoencoderRecipe, Recipe, WorkFolder
 from shared.pretraining.diffusion.tokens import build_tokenizer, encode, load_tokenizer
 from shared.pretraining.diffusion.training import NoiseLevels, Trainer
+from shared.pretraining.optimizing import Optimizers, rate_factor
 from shared.pretraining.pictures.captions import words
 from shared.pretraining.pictures.drawing import draw
 
@@ -295,4 +295,3 @@ def test_whole_recipe_by_its_command_line(tmp_path, monkeypatch, capsys):
     other = [*common, "--steps", "5"]
     assert command_line.main(["train", *other]) == 1
     assert "another steps" in capsys.readouterr().err
-    assert Path(command_line._OUT).name == "diffusion"

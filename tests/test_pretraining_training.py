@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.pretraining.checkpoints import OtherRecipe
 from shared.pretraining.language import __main__ as command_line
 from shared.pretraining.language import card, evaluation, trials
 from shared.pretraining.language.corpus import documents
@@ -24,7 +25,7 @@ from shared.pretraining.language.export import export, sha256
 from shared.pretraining.language.generation import Writer
 from shared.pretraining.language.network import build, hidden_states, loss_sum
 from shared.pretraining.language.recipe import END_OF_TEXT, Recipe, WorkFolder
-from shared.pretraining.language.training import OtherRecipe, Trainer
+from shared.pretraining.language.training import Trainer
 
 ROOT = Path(__file__).parent.parent
 TINY = Recipe(

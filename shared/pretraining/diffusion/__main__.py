@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import sys
 from dataclasses import replace
-from pathlib import Path
 
+from shared.pretraining.command_line import need, recipe_parser, run, trained
 from shared.pretraining.diffusion.recipe import Recipe, WorkFolder
 
-_OUT = Path(__file__).parents[2] / "models" / "diffusion"
 _DESCRIPTION = """Make the embedded diffusion model. Commands, in their order ("all" runs them one after the other):
 
   data         make the tokenizer and the captions
@@ -29,50 +27,25 @@ Training goes on from its checkpoint when an interrupted command is started agai
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = _parser().parse_args(arguments)
-    try:
-        recipe = Recipe(seed=options.seed, steps=options.steps, pictures=options.pictures)
-        own = replace(recipe.autoencoder, steps=options.autoencoder_steps)
-        recipe = replace(recipe, autoencoder=own)
-        options.work_dir.mkdir(parents=True, exist_ok=True)
-        work = WorkFolder(options.work_dir)
-        for name in _COMMANDS if options.command == "all" else (options.command,):
-            _COMMANDS[name](recipe, work, options)
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
-    except (FileNotFoundError, RuntimeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run(_COMMANDS, options, lambda: _prepared(options))
+
+
+def _prepared(options) -> tuple[Recipe, WorkFolder]:
+    recipe = Recipe(seed=options.seed, steps=options.steps, pictures=options.pictures)
+    own = replace(recipe.autoencoder, steps=options.autoencoder_steps)
+    return replace(recipe, autoencoder=own), WorkFolder(options.work_dir)
 
 
 def _parser() -> argparse.ArgumentParser:
     defaults = Recipe()
-    parser = argparse.ArgumentParser(
-        prog="python -m shared.pretraining.diffusion",
-        description=_DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("command", choices=[*_COMMANDS, "all"])
-    parser.add_argument("--out", type=Path, default=_OUT, help="the model folder (default: shared/models/diffusion)")
-    parser.add_argument(
-        "--work-dir",
-        type=Path,
-        default=Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "workshop-pretraining-diffusion",
-        help="where tokenizer, latents and checkpoints are kept (default: %(default)s)",
-    )
-    parser.add_argument("--steps", type=int, default=defaults.steps, help="of UNet and text (default: %(default)s)")
+    parser = recipe_parser("diffusion", _DESCRIPTION, _COMMANDS, defaults)
     parser.add_argument(
         "--autoencoder-steps", type=int, default=defaults.autoencoder.steps, help="default: %(default)s"
     )
     parser.add_argument("--pictures", type=int, default=defaults.pictures, help="to train on (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=defaults.seed, help="of data and weights (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="default: %(default)s")
     parser.add_argument(
         "--drawers", type=int, default=0, help="processes that draw pictures ahead; worth it with a GPU (default: none)"
     )
-    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of matrix products")
     parser.add_argument(
         "--compile", action="store_true", help="train a compiled UNet: cheaper steps; needs a C++ compiler on a CPU"
     )
@@ -124,8 +97,8 @@ def _train(recipe: Recipe, work: WorkFolder, options) -> None:
 
     from shared.pretraining.diffusion.training import train
 
-    _need(work.captions, "data")
-    _need(work.latents, "autoencoder")
+    need(work.captions, "data")
+    need(work.latents, "autoencoder")
     train(
         recipe, work, threads=options.threads, device=options.device, dtype=getattr(torch, options.dtype),
         compiled=options.compile,
@@ -139,7 +112,7 @@ def _export(recipe: Recipe, work: WorkFolder, options) -> None:
     from shared.pretraining.diffusion.export import export, pipeline
     from shared.pretraining.diffusion.tokens import load_tokenizer
 
-    trainer, autoencoder = _trained(recipe, work)
+    trainer, autoencoder = _finished(recipe, work)
     standardise(autoencoder.model, np.load(work.latents, mmap_mode="r"))
     made = pipeline(recipe, load_tokenizer(work.tokenizer), **trainer.averaged(), autoencoder=autoencoder.model)
     print(export(made, options.out))
@@ -148,7 +121,7 @@ def _export(recipe: Recipe, work: WorkFolder, options) -> None:
 def _evaluate(recipe: Recipe, work: WorkFolder, options) -> None:
     from shared.pretraining.diffusion.evaluation import evaluate
 
-    _need(options.out / "model_index.json", "export")
+    need(options.out / "model_index.json", "export")
     results = evaluate(options.out, trials=options.trials, threads=options.threads, device=options.device)
     (work.path / "evaluation.json").write_text(json.dumps(results, indent=2))
     print(json.dumps(results, indent=2))
@@ -158,9 +131,9 @@ def _card(recipe: Recipe, work: WorkFolder, options) -> None:
     from shared.pretraining.diffusion.card import write_card, write_sheet
 
     results = work.path / "evaluation.json"
-    _need(results, "evaluate")
-    _need(options.out / "model_index.json", "export")
-    trainer, autoencoder = _trained(recipe, work)
+    need(results, "evaluate")
+    need(options.out / "model_index.json", "export")
+    trainer, autoencoder = _finished(recipe, work)
     networks = {"text encoder": trainer.text_encoder, "UNet": trainer.unet, "autoencoder": autoencoder.model}
     run = {
         "parameters": {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()},
@@ -174,24 +147,15 @@ def _card(recipe: Recipe, work: WorkFolder, options) -> None:
     print(write_card(options.out, recipe, json.loads(results.read_text()), run))
 
 
-def _trained(recipe: Recipe, work: WorkFolder):
+def _finished(recipe: Recipe, work: WorkFolder):
     from shared.pretraining.diffusion.autoencoder import AutoencoderTrainer
     from shared.pretraining.diffusion.tokens import load_tokenizer
     from shared.pretraining.diffusion.training import Trainer
 
-    _need(work.checkpoint, "train")
-    trainer = Trainer(recipe, load_tokenizer(work.tokenizer))
-    trainer.restore(work.checkpoint)
-    if trainer.step < recipe.steps:
-        raise ValueError(f"training stopped at step {trainer.step} of {recipe.steps}: run the command train again")
+    trainer = trained(Trainer(recipe, load_tokenizer(work.tokenizer)), recipe, work.checkpoint)
     autoencoder = AutoencoderTrainer(recipe)
     autoencoder.restore(work.autoencoder)
     return trainer, autoencoder
-
-
-def _need(path: Path, command: str) -> None:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run the command {command} first")
 
 
 _COMMANDS = {

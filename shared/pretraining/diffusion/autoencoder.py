@@ -14,16 +14,11 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
+from shared.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from shared.pretraining.diffusion.data import Drawer, as_input, autoencoder_batch, picture
 from shared.pretraining.diffusion.networks import build_autoencoder, build_thumbnail
-from shared.pretraining.diffusion.optimizing import (
-    Optimizers,
-    OtherRecipe,
-    rate_factor,
-    save_checkpoint,
-    side_by_side,
-)
-from shared.pretraining.diffusion.recipe import Recipe, differing
+from shared.pretraining.diffusion.recipe import Recipe
+from shared.pretraining.optimizing import Optimizers, rate_factor, side_by_side
 
 _CHECKPOINT_EVERY = 100
 _ENCODE = 32
@@ -121,15 +116,8 @@ class AutoencoderTrainer:
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint. Raises OtherRecipe when another recipe of autoencoder or pictures made it."""
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        saved = state["recipe"]
-        names = differing(self.recipe.autoencoder, saved["autoencoder"])
-        names += [name for name in ("side", "pictures", "seed", "shares") if saved[name] != getattr(self.recipe, name)]
-        if names:
-            raise OtherRecipe(
-                f"the autoencoder {path} was made with another {', '.join(names)}: give the same options as then, "
-                f"delete it, or choose another --work-dir"
-            )
+        own = ("autoencoder", "side", "pictures", "seed", "shares")
+        state = load_checkpoint(path, self.recipe, self.device, only=own)
         self.model.load_state_dict(state["model"])
         self.thumbnail.load_state_dict(state["thumbnail"])
         self.optimizer.load_state_dict(state["optimizer"])

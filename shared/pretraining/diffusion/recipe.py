@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
@@ -101,12 +101,6 @@ class Recipe:
     def as_dict(self) -> dict:
         """The recipe as plain values, for checkpoints and the model card."""
         return asdict(self)
-
-
-def differing(recipe: Recipe | AutoencoderRecipe, saved: dict) -> list[str]:
-    """The names of the values in which a recipe is not the one saved."""
-    own = asdict(recipe)
-    return [item.name for item in fields(recipe) if own[item.name] != saved.get(item.name)]
 
 
 @dataclass(frozen=True)

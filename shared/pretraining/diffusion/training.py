@@ -15,17 +15,12 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
+from shared.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from shared.pretraining.diffusion.autoencoder import channel_statistics
 from shared.pretraining.diffusion.networks import build_scheduler, build_text_encoder, build_unet
-from shared.pretraining.diffusion.optimizing import (
-    Optimizers,
-    OtherRecipe,
-    rate_factor,
-    save_checkpoint,
-    side_by_side,
-)
-from shared.pretraining.diffusion.recipe import Recipe, WorkFolder, differing
+from shared.pretraining.diffusion.recipe import Recipe, WorkFolder
 from shared.pretraining.diffusion.tokens import encode, load_tokenizer
+from shared.pretraining.optimizing import Optimizers, rate_factor, side_by_side
 
 _LOG_EVERY = 20
 # AdamW's: what is no map between features of one width and another.
@@ -167,12 +162,7 @@ class Trainer:
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint. Raises OtherRecipe when it was made by another recipe than this trainer's."""
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        if names := differing(self.recipe, state["recipe"]):
-            raise OtherRecipe(
-                f"the checkpoint {path} was made with another {', '.join(names)}: give the same options as then, "
-                f"delete it, or choose another --work-dir"
-            )
+        state = load_checkpoint(path, self.recipe, self.device)
         for name, network in self.networks.items():
             network.load_state_dict(state["networks"][name])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,14 +13,11 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaForCausalLM
 
+from shared.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from shared.pretraining.language.network import build, loss_sum
 from shared.pretraining.language.recipe import Recipe, WorkFolder
 
 _LOG_EVERY = 20
-
-
-class OtherRecipe(RuntimeError):
-    """The work folder's checkpoint was made by another recipe."""
 
 
 class Trainer:
@@ -111,7 +107,6 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Write the whole state; an interruption while writing leaves the previous file."""
-        partial = path.with_name(path.name + ".partial")
         state = {
             "recipe": self.recipe.as_dict(),
             "step": self.step,
@@ -121,18 +116,11 @@ class Trainer:
             "wall_seconds": self.wall_seconds,
             "losses": self.losses,
         }
-        torch.save(state, partial)
-        os.replace(partial, path)
+        save_checkpoint(state, path)
 
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint. Raises OtherRecipe when it was made by another recipe than this trainer's."""
-        state = torch.load(path, weights_only=True, map_location=self.device)
-        differing = [key for key, value in self.recipe.as_dict().items() if state["recipe"].get(key) != value]
-        if differing:
-            raise OtherRecipe(
-                f"the checkpoint {path} was made with another {', '.join(differing)}: give the same options as then, "
-                f"delete it, or choose another --work-dir"
-            )
+        state = load_checkpoint(path, self.recipe, self.device)
         self.model.load_state_dict(state["model"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)

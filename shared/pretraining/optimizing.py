@@ -1,19 +1,13 @@
-"""What both trainings share: optimizers, gradients computed side by side, rates, checkpoints."""
+"""What the trainings of several recipes share: optimizers, gradients computed side by side, rates."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-
-class OtherRecipe(RuntimeError):
-    """The work folder's checkpoint was made by another recipe."""
 
 
 class Optimizers:
@@ -108,13 +102,6 @@ def rate_factor(step: int, steps: int, warmup: int, constant: float) -> float:
     rising = min(1.0, (step + 1) / warmup) if warmup else 1.0
     falling = max(0.0, (step / steps - constant) / (1 - constant)) if constant < 1 else 0.0
     return rising * (0.5 + 0.5 * math.cos(math.pi * falling))
-
-
-def save_checkpoint(state: dict, path: Path) -> None:
-    """Write a state; an interruption while writing leaves the previous file."""
-    partial = path.with_name(path.name + ".partial")
-    torch.save(state, partial)
-    os.replace(partial, path)
 
 
 def _as_matrix(values: Tensor, weight: Tensor) -> Tensor:
