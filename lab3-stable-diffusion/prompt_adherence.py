@@ -76,7 +76,8 @@ def marks(model: Any, pictures: Sequence[Image.Image], asked: Sequence[Trial], c
         rivals = list(dict.fromkeys(rivals))
         scores = clip_scores([picture], rivals, clip)[0]
         right = bool(scores[0] >= scores.max())
-        found.append(Mark(right, f"CLIP score {scores[0]:.0f}" + ("" if right else ", another prompt fits better")))
+        wrong = () if right else ("another prompt fits better",)
+        found.append(Mark(right, ", ".join([f"CLIP score {scores[0]:.0f}", *wrong]), wrong))
     return found
 
 
