@@ -126,7 +126,13 @@ rows = [
     ("text encoder", type(text_encoder).__name__, size(text_encoder), "numbers", "a vector each"),
     ("UNet", type(unet).__name__, size(unet), "latents, time, vectors", "what is noise"),
     ("scheduler", type(scheduler).__name__, "", "latents, noise", "latents with less of it"),
-    ("autoencoder", type(vae).__name__, size(vae), "latents (or a picture)", "a picture (or latents)"),
+    (
+        "autoencoder",
+        type(vae).__name__,
+        size(vae),
+        "latents (or a picture)",
+        "a picture (or latents)",
+    ),
 ]
 view.table(rows, columns=["part", "class", "weights", "goes in", "comes out"])
 
@@ -158,6 +164,7 @@ print([tokenizer.decode([number]) for number in tokenizer("a red giraffe").input
 #
 # The **text encoder** is a small transformer, the kind of network of Lab 1, that writes no text. It turns each token into a vector (a list of numbers)
 # that depends on the tokens before it: the vector of `ring` knows of `red`.
+
 
 # %%
 def encode(text):
@@ -248,6 +255,7 @@ print("in: ", tuple(x.shape), "and", tuple(text.shape), " out:", tuple(predictio
 #
 # So we can look at what it has in mind, at once, after no step at all:
 
+
 # %%
 def guess(x, t, v):
     """The latents that the UNet has in mind when it sees x at time t and answers v."""
@@ -279,6 +287,7 @@ print("visits:", scheduler.timesteps.tolist())
 # Here is all of text-to-image, written out. One line deserves a word: the UNet is asked twice, with the prompt and without, and the difference
 # is taken several times over. That is **guidance** (in full, *classifier-free guidance*), and the factor is the **guidance scale** $g$:
 # $v = v_{empty} + g \cdot (v_{prompt} - v_{empty})$. With $g = 1$ the prompt is taken as it is; with more, it is exaggerated.
+
 
 # %%
 def draw_by_hand(prompt, seed, steps=20, guidance=4.0):
@@ -482,7 +491,9 @@ for steps in STEPS:
     start = time.perf_counter()
     row.append(draw(prompt, seed=5, num_inference_steps=steps))
     seconds.append(f"{time.perf_counter() - start:.2f} s")
-view.picture_grid([row], column_labels=[f"{n} steps" for n in STEPS], captions=[seconds], title=prompt)
+view.picture_grid(
+    [row], column_labels=[f"{n} steps" for n in STEPS], captions=[seconds], title=prompt
+)
 
 # %% [markdown]
 # One step is the first guess of section 3, a blur. Somewhere the picture is there, and from then on more steps change only details or nothing at all. Where that point lies depends on
@@ -548,7 +559,12 @@ view.table(rows, columns=["of 8 pictures", "day", "sunset", "night"])
 
 # %%
 width, height = workshop.model.width, workshop.model.height
-sizes = [(width, height), (width * 3 // 2, height), (width, height * 3 // 2), (width // 2, height // 2)]
+sizes = [
+    (width, height),
+    (width * 3 // 2, height),
+    (width, height * 3 // 2),
+    (width // 2, height // 2),
+]
 pictures = draw_all([{"prompt": prompt, "seed": 5, "width": w, "height": h} for w, h in sizes])
 labels = [f"{w} x {h}" for w, h in sizes]
 view.picture_grid([pictures], column_labels=labels, title=prompt, width=230, to_scale=True)
@@ -583,7 +599,9 @@ for budget in BUDGETS:
         )
         spent = (time.perf_counter() - start) / len(first_group)
         right, low, high = share(marks(workshop.model, drawn[budget, name], first_group))
-        rows.append((name, budget // calls, f"{spent:.2f}", f"{right:.0%}", f"{low:.0%} to {high:.0%}"))
+        rows.append(
+            (name, budget // calls, f"{spent:.2f}", f"{right:.0%}", f"{low:.0%} to {high:.0%}")
+        )
 columns = ["scheduler", "steps", "seconds a picture", "right", "95% interval"]
 view.table(rows, columns=columns)
 
@@ -616,7 +634,9 @@ start = time.perf_counter()
 pictures = draw_all(requests)
 print(f"{len(pictures)} pictures in {time.perf_counter() - start:.0f} s")
 found = marks(workshop.model, pictures, asked)
-view.shares_with_interval(shares(asked, found), title="Everything right", xlabel="share of pictures")
+view.shares_with_interval(
+    shares(asked, found), title="Everything right", xlabel="share of pictures"
+)
 
 # %% [markdown]
 # Where does it go wrong? Of the pictures that are not right, this is what was wrong with them:
@@ -631,11 +651,15 @@ view.table(wrong.most_common(), columns=["what is wrong", "pictures"])
 
 # %%
 groups = list(dict.fromkeys(trial.group for trial in asked))
-places = {group: [n for n, trial in enumerate(asked) if trial.group == group][:3] for group in groups}
+places = {
+    group: [n for n, trial in enumerate(asked) if trial.group == group][:3] for group in groups
+}
 view.picture_grid(
     [[pictures[n] for n in places[group]] for group in groups],
     row_labels=groups,
-    captions=[[f"{asked[n].prompt} ({found[n].remark})" for n in places[group]] for group in groups],
+    captions=[
+        [f"{asked[n].prompt} ({found[n].remark})" for n in places[group]] for group in groups
+    ],
     width=150,
 )
 
@@ -649,6 +673,7 @@ view.picture_grid(
 #
 # Several seconds without a sign are long for whoever waits. With `"stream": true` the endpoint sends a line of JSON for each step, every few steps with a preview (what the UNet has in mind, as in section 3), and at the
 # end the whole answer. (The local server streams. The Hugging Face image on AWS sends the same lines in one piece.)
+
 
 # %%
 def draw_in_steps(prompt, **settings):
@@ -768,7 +793,10 @@ answer = ask(prompts[3], seed=11, **enlarge)
 file = base64.b64decode(answer["images"][0]["image"])
 picture = Image.open(io.BytesIO(file))
 view.table(
-    [(key, value if len(str(value)) < 300 else f"{str(value)[:300]}...") for key, value in picture.info.items()],
+    [
+        (key, value if len(str(value)) < 300 else f"{str(value)[:300]}...")
+        for key, value in picture.info.items()
+    ],
     columns=["in the file", "value"],
 )
 
@@ -799,7 +827,9 @@ versions = {
     "JPEG, quality 90": saved_as(rgb, "jpeg", quality=90),
     "JPEG, quality 50": saved_as(rgb, "jpeg", quality=50),
     "bottom third cut off": saved_as(rgb.crop((0, 0, rgb.width, rgb.height * 2 // 3)), "png"),
-    "made smaller by a tenth": saved_as(rgb.resize((rgb.width * 9 // 10, rgb.height * 9 // 10)), "png"),
+    "made smaller by a tenth": saved_as(
+        rgb.resize((rgb.width * 9 // 10, rgb.height * 9 // 10)), "png"
+    ),
     "a picture of no model": saved_as(original.resize(rgb.size), "png"),
 }
 rows = [
