@@ -96,7 +96,8 @@ def find_folder(options: argparse.Namespace) -> Path:
             with tarfile.open(archives[0]) as archive:
                 archive.extractall(folder, filter="data")
         except (tarfile.TarError, EOFError, OSError) as error:
-            raise InputError(f"{archives[0].name} in the model channel cannot be unpacked: {error}") from error
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise InputError(f"{archives[0].name} in the model channel cannot be unpacked: {reason}") from error
     return _with_index(folder, f"the model channel {channel}")
 
 

@@ -112,11 +112,11 @@ class FineTuning:
                 self._log()
             stopping = self.interruption.asked
             due = self.step % self.options.checkpointing_steps == 0 and not last
-            if self.options.checkpoint_dir and (due or stopping):
-                checkpoints.save(self.options.checkpoint_dir, self.step, self._state(), self.settings)
             if every and not stopping and (self.step % every == 0 or last):
                 self._draw_samples()
                 self.parts.train()
+            if self.options.checkpoint_dir and (due or stopping):
+                checkpoints.save(self.options.checkpoint_dir, self.step, self._state(), self.settings)
         self.parts.train(False)
         if self.average:
             self.average.copy_to(self.parts.parameters.values())

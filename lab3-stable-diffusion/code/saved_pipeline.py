@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 from base_pipeline import BasePipeline
-from diffusers.utils import convert_state_dict_to_diffusers
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from trained_parts import TrainedParts
@@ -60,8 +59,9 @@ def _save_lora(parts: TrainedParts, base: BasePipeline, folder: Path) -> Path:
     for name in parts.lora:
         network = getattr(base.pipe, name)
         state = {key: value.to(base.dtype) for key, value in get_peft_model_state_dict(network).items()}
-        # UNets' adapters keep peft's names, as diffusers' own trainings write them for every network.
-        layers[f"{name}_lora_layers"] = convert_state_dict_to_diffusers(state)
+        # In peft's names. diffusers' older ones are for attention only, and its loader leaves out what is in the one
+        # kind of names where the file's first weight is in the other.
+        layers[f"{name}_lora_layers"] = state
         metadata[f"{name}_lora_adapter_metadata"] = network.peft_config["default"].to_dict()
     base.pipe.save_lora_weights(folder, **layers, **metadata)
     return folder / "pytorch_lora_weights.safetensors"
