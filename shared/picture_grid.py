@@ -93,7 +93,7 @@ def picture_grid(
             shown = round(width * picture.width / widest) if widest else width
             below = f"<div style='font-size:85%'>{html.escape(caption)}</div>" if caption else ""
             cells.append(f"<td {cell}>{image_tag(picture, named, shown)}{below}</td>")
-        body.append(f"<tr>{''.join(cells)}</tr>")
+        body.append(f"<tr style='background:none'>{''.join(cells)}</tr>")
     head = ""
     if column_labels:
         names = ([""] if row_labels else []) + [str(name) for name in column_labels]

@@ -65,7 +65,7 @@ def test_grid_has_labels_as_text_and_an_alternative_text_for_each_picture():
 def test_one_row_needs_no_nesting_and_text_alone_says_what_there_is():
     output = display.picture_grid([RED, RED], column_labels=["1 step", "20 steps"])
     assert output.text == "[2 pictures: 1 step; 20 steps]"
-    assert output.html.count("<tr>") == 2
+    assert output.html.count("<tr") == 2
 
 
 def test_small_pictures_are_enlarged_sharply_and_large_ones_made_smaller():
