@@ -9,7 +9,7 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "transformers", "sagemaker", "boto3", "papermill")
+PACKAGES = ("torch", "transformers", "diffusers", "sagemaker", "boto3", "papermill")
 
 
 def versions(root: Path) -> dict[str, str]:
