@@ -16,13 +16,14 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
+from shared.pretraining.diffusion.export import DEFAULTS
 from shared.pretraining.pictures.captions import caption
 from shared.pretraining.pictures.description import Description, Named
 from shared.pretraining.pictures.drawing import draw
 from shared.pretraining.pictures.judge import judge
 from shared.pretraining.pictures.sampling import KINDS
 
-GUIDANCE, STEPS = 4.0, 20
+GUIDANCE, STEPS = DEFAULTS["guidance_scale"], DEFAULTS["num_inference_steps"]
 GROUPS = {
     "single shapes": ("single", False),
     "colour and shape never seen together": ("single", True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,6 +13,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from shared.pretraining.diffusion.networks import build_scheduler
 from shared.pretraining.diffusion.recipe import Recipe
+
+# What evaluation and Lab 3's handler use when a request says nothing else.
+DEFAULTS = {"guidance_scale": 4.0, "num_inference_steps": 20}
 
 
 def pipeline(
@@ -42,6 +46,7 @@ def export(made: StableDiffusionPipeline, folder: Path) -> Path:
     for network in (made.unet, made.vae, made.text_encoder):
         network.half()
     made.save_pretrained(partial)
+    (partial / "generation_defaults.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n", encoding="utf-8")
     folder.mkdir(parents=True, exist_ok=True)
     for path in sorted(partial.iterdir()):
         target = folder / path.name
