@@ -80,7 +80,7 @@ def picture_grid(
     body, words = [], []
     for number, row in enumerate(pictures):
         label = str(row_labels[number]) if row_labels else ""
-        cells = [f"<th scope='row' {cell.replace('center', 'right')}>{html.escape(label)}</th>"] if row_labels else []
+        cells = [f"<th scope='row' {cell.replace('center', 'right')}>{_label(label)}</th>"] if row_labels else []
         for place in range(columns):
             picture = row[place] if place < len(row) else None
             if picture is None:
@@ -92,7 +92,8 @@ def picture_grid(
             words.append(named)
             shown = round(width * picture.width / widest) if widest else width
             below = f"<div style='font-size:85%'>{html.escape(caption)}</div>" if caption else ""
-            cells.append(f"<td {cell}>{image_tag(picture, named, shown)}{below}</td>")
+            # Of the picture's width, so that a long caption is broken instead of pushing the pictures apart.
+            cells.append(f"<td {cell}><div style='width:{shown}px'>{image_tag(picture, named, shown)}{below}</div></td>")
         body.append(f"<tr style='background:none'>{''.join(cells)}</tr>")
     head = ""
     if column_labels:
@@ -141,6 +142,12 @@ def _fitted(picture: Image.Image, width: int) -> Image.Image:
     if times > 1:
         return picture.resize((picture.width * times, picture.height * times), Image.Resampling.NEAREST)
     return picture
+
+
+def _label(text: str) -> str:
+    """A row's label; a long one is broken."""
+    label = html.escape(text)
+    return f"<div style='width:9em'>{label}</div>" if len(text) > 20 else label
 
 
 def _as_rows(values: Sequence[Any]) -> list[list[Any]]:
