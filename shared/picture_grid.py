@@ -93,7 +93,8 @@ def picture_grid(
             shown = round(width * picture.width / widest) if widest else width
             below = f"<div style='font-size:85%'>{html.escape(caption)}</div>" if caption else ""
             # Of the picture's width, so that a long caption is broken instead of pushing the pictures apart.
-            cells.append(f"<td {cell}><div style='width:{shown}px'>{image_tag(picture, named, shown)}{below}</div></td>")
+            block = f"<div style='width:{shown}px'>{image_tag(picture, named, shown)}{below}</div>"
+            cells.append(f"<td {cell}>{block}</td>")
         body.append(f"<tr style='background:none'>{''.join(cells)}</tr>")
     head = ""
     if column_labels:
