@@ -63,7 +63,9 @@ class DiffusionModel(ModelEntry):
 
     `width`, `height` (pixels), `steps` and `guidance_scale` are what it draws best with. `negative_example` is a prompt
     and what to keep out of its picture; `negative_prompt` is what people habitually write there for this model, ""
-    where it does nothing good. `scored_by` is "judge" (a program that reads the picture) or "CLIP score".
+    where it does nothing good. `at_once` is how many pictures its instance surely finishes within the 60 seconds that
+    SageMaker gives a request, as an estimate: no more should be under way. `scored_by` is "judge" (a program that reads
+    the picture) or "CLIP score".
     """
 
     width: int
@@ -73,6 +75,7 @@ class DiffusionModel(ModelEntry):
     prompts: tuple[str, ...] = _PROMPTS
     negative_example: tuple[str, str] = _NEGATIVE
     negative_prompt: str = _HABIT
+    at_once: int = 2
     scored_by: str = "CLIP score"
     training_instance_type: str = "ml.g5.xlarge"
     extras: Mapping[str, Path] = field(default_factory=lambda: _extras(), hash=False)
@@ -147,7 +150,7 @@ HUB_MODELS = {
             parameters=1_370_000_000,
             download_bytes=2_740_000_000,
             license="CreativeML OpenRAIL-M",
-            width=512, height=512, steps=25, guidance_scale=7.5,
+            width=512, height=512, steps=25, guidance_scale=7.5, at_once=4,
         ),
         _hub_model(
             model_id="stabilityai/stable-diffusion-xl-base-1.0",
@@ -171,7 +174,7 @@ HUB_MODELS = {
             license="Stability AI Community License (see its terms for commercial use)",
             training_instance_type="ml.g5.2xlarge",
             # Distilled to draw in one to four steps without guidance, and so without a negative prompt.
-            width=512, height=512, steps=4, guidance_scale=0.0, negative_prompt="",
+            width=512, height=512, steps=4, guidance_scale=0.0, negative_prompt="", at_once=8,
         ),
     )
 }  # fmt: skip
@@ -226,6 +229,7 @@ def from_folder(folder: Path, name: str | None = None, license: str = "see its f
         parameters=figures.parameters,
         download_bytes=figures.size,
         license=license,
+        at_once=8 if figures.parameters <= _SMALL else 2,
         environment={DEFAULTS_VARIABLE: json.dumps(_defaults(**settings))},
         **settings,
         **(judged if own else {}),
