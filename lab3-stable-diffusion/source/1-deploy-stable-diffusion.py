@@ -102,7 +102,7 @@ import torch
 import transformers
 from PIL import Image
 
-from shared.diffusion_catalogue import EMBEDDED_FOLDER
+from shared.diffusion_catalogue import find
 
 transformers.logging.set_verbosity_error()  # no warnings about parts that we do not use
 transformers.logging.disable_progress_bar()
@@ -111,8 +111,8 @@ from diffusers.utils.logging import disable_progress_bar
 
 disable_progress_bar()
 judged = workshop.model.scored_by == "judge"  # the embedded model, or one made from it
-folder = workshop.model.weights if judged else EMBEDDED_FOLDER
-pipe = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
+opened = workshop.model if judged else find("embedded")
+pipe = StableDiffusionPipeline.from_pretrained(opened.weights, dtype=torch.float32)
 tokenizer, text_encoder = pipe.tokenizer, pipe.text_encoder
 unet, vae, scheduler = pipe.unet, pipe.vae, pipe.scheduler
 
@@ -138,8 +138,8 @@ rows = [
 view.table(rows, columns=["part", "class", "weights", "goes in", "comes out"])
 
 # %% [markdown]
-# In Stable Diffusion 1.5 the same table reads: text encoder 123 million weights, UNet 860 million, autoencoder 84 million. The classes have the same
-# names.
+# In Stable Diffusion 1.5 the same table reads: text encoder 123 million weights, UNet 860 million, autoencoder 84 million. But for the scheduler, the classes are the
+# same.
 #
 # ### The tokenizer: words to numbers
 #
@@ -281,7 +281,7 @@ view.picture_grid(
 # The **scheduler** decides which noise levels to visit, and how far to go from one to the next. Training had 1,000 levels; drawing visits 20 of them:
 
 # %%
-scheduler.set_timesteps(20)
+scheduler.set_timesteps(opened.steps)
 print("visits:", scheduler.timesteps.tolist())
 
 # %% [markdown]
@@ -291,7 +291,7 @@ print("visits:", scheduler.timesteps.tolist())
 
 
 # %%
-def draw_by_hand(prompt, seed, steps=20, guidance=4.0):
+def draw_by_hand(prompt, seed, steps=opened.steps, guidance=opened.guidance_scale):
     """Latents of a picture, and what the UNet had in mind at each step on the way."""
     texts = torch.cat([encode(""), encode(prompt)])
     x, guesses = noise(seed), []
@@ -306,12 +306,12 @@ def draw_by_hand(prompt, seed, steps=20, guidance=4.0):
 
 
 by_hand, guesses = draw_by_hand(prompt, seed=3)
-shown = [0, 1, 2, 4, 6, 9, 14, 19]
+shown = [0, 1, 2, 4, 6, 9, 14, opened.steps - 1]
 view.picture_grid(
     [[to_picture(guesses[step]) for step in shown]],
     column_labels=[f"step {step + 1}" for step in shown],
     title="What the UNet has in mind",
-    alt=f"From a blur to the picture of {prompt}, in 20 steps.",
+    alt=f"From a blur to the picture of {prompt}, in {opened.steps} steps.",
 )
 
 # %% [markdown]
@@ -321,8 +321,8 @@ view.picture_grid(
 pipe.set_progress_bar_config(disable=True)
 with_library = pipe(
     prompt,
-    num_inference_steps=20,
-    guidance_scale=4.0,
+    num_inference_steps=opened.steps,
+    guidance_scale=opened.guidance_scale,
     generator=torch.Generator().manual_seed(3),
 ).images[0]
 own = to_picture(by_hand)
@@ -331,7 +331,7 @@ print(f"Largest difference of any pixel's red, green or blue: {difference} of 25
 view.picture_grid([own, with_library], column_labels=["by hand", "by the pipeline"], width=192)
 
 # %% [markdown]
-# The loop is the same. So nothing about Stable Diffusion is out of your sight any more: a tokenizer, a transformer, a UNet called 2 × 20 times, some arithmetic, a decoder.
+# The loop is the same. So nothing about Stable Diffusion is out of your sight any more: a tokenizer, a transformer, a UNet asked 2 × 20 times, some arithmetic, a decoder.
 #
 # ## 4. Package and deploy
 #
@@ -501,7 +501,7 @@ for steps in STEPS:
     row.append(draw(prompt, seed=5, num_inference_steps=steps))
     seconds.append(f"{time.perf_counter() - start:.2f} s")
 view.picture_grid(
-    [row], column_labels=[f"{n} steps" for n in STEPS], captions=[seconds], title=prompt
+    [row], column_labels=[f"steps: {n}" for n in STEPS], captions=[seconds], title=prompt
 )
 
 # %% [markdown]
