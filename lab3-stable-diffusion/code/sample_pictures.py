@@ -8,7 +8,6 @@ import torch
 from base_pipeline import BasePipeline
 from PIL import Image
 
-_AT_ONCE = 4
 SAMPLES = "samples"
 
 
@@ -16,20 +15,21 @@ def draw(
     base: BasePipeline, prompts: list[str], *, seed: int, steps: int, guidance: float, side: int
 ) -> list[Image.Image]:
     """One picture of each prompt; the i-th from seed `seed` + i, whatever it is drawn together with."""
-    pipe, found = base.pipe, []
-    for start in range(0, len(prompts), _AT_ONCE):
-        some = prompts[start : start + _AT_ONCE]
+    pipe, found, at_once = base.pipe, [], 8 if base.small else 2
+    for start in range(0, len(prompts), at_once):
+        some = prompts[start : start + at_once]
         generators = [torch.Generator().manual_seed(seed + start + number) for number in range(len(some))]
         with torch.no_grad(), base.autocast():
             latents = pipe(
                 some, width=side, height=side, num_inference_steps=steps, guidance_scale=guidance,
                 generator=generators, output_type="latent",
             ).images  # fmt: skip
-        # In 32 bits, for which the autoencoder was kept.
+        # In 32 bits, for which the autoencoder was kept, and one by one where that takes much memory.
         shift = getattr(pipe.vae.config, "shift_factor", None) or 0.0
+        latents = latents.float() / pipe.vae.config.scaling_factor + shift
         with torch.no_grad():
-            pixels = pipe.vae.decode(latents.float() / pipe.vae.config.scaling_factor + shift).sample
-        found += pipe.image_processor.postprocess(pixels)
+            for part in latents.split(at_once if base.small else 1):
+                found += pipe.image_processor.postprocess(pipe.vae.decode(part).sample)
     return found
 
 
@@ -81,8 +81,8 @@ def draw_class(base: BasePipeline, options, folder: Path) -> None:
     prompts = [options.class_prompt[number % len(options.class_prompt)] for number in range(options.num_class_images)]
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
-    for start in range(0, len(prompts), 8 * _AT_ONCE):
-        some = prompts[start : start + 8 * _AT_ONCE]
+    for start in range(0, len(prompts), 24):
+        some = prompts[start : start + 24]
         pictures = draw(
             base, some, seed=options.seed + 100_000 + start, steps=options.num_inference_steps,
             guidance=options.guidance_scale, side=options.resolution,
@@ -93,6 +93,25 @@ def draw_class(base: BasePipeline, options, folder: Path) -> None:
         print(f"Drew {len(rows)} of {len(prompts)} class pictures", flush=True)
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metadata.jsonl").write_text(lines, encoding="utf-8")
+
+
+def draw_evaluation(base: BasePipeline, options, prompts: list[str], name: str) -> None:
+    """Draw each prompt once into the folder `name` of the output data, and list the pictures in name.jsonl."""
+    folder = options.output_data_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for start in range(0, len(prompts), 24):
+        some, seed = prompts[start : start + 24], options.seed + start
+        pictures = draw(
+            base, some, seed=seed, steps=options.num_inference_steps, guidance=options.guidance_scale,
+            side=options.resolution,
+        )  # fmt: skip
+        for number, (prompt, picture) in enumerate(zip(some, pictures, strict=True), start):
+            picture.save(folder / f"{number:04d}.png")
+            rows.append({"prompt": prompt, "seed": options.seed + number, "file": f"{name}/{number:04d}.png"})
+        print(f"Drew {len(rows)} of {len(prompts)} pictures for the evaluation", flush=True)
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder.parent / f"{name}.jsonl").write_text(lines, encoding="utf-8")
 
 
 def _file_name(prompt: str) -> str:

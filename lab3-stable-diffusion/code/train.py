@@ -1,8 +1,9 @@
 """Fine-tune a latent diffusion model, in a SageMaker training job or from a shell: `python train.py --help`.
 
-What it reads: the channels train (pictures with metadata.jsonl), class (pictures of what is to be kept) and model (the
-base pipeline). What it writes: a model that deploys as it is into SM_MODEL_DIR; sample pictures and metrics.json into
-SM_OUTPUT_DATA_DIR; checkpoints into /opt/ml/checkpoints; why it failed into /opt/ml/output/failure.
+What it reads: the channels train (pictures with metadata.jsonl), class (pictures of what is to be kept), model (the
+base pipeline) and evaluation (prompts). What it writes: a model that deploys as it is into SM_MODEL_DIR; metrics.json,
+sample pictures of the way, and one picture of each evaluation prompt into SM_OUTPUT_DATA_DIR; checkpoints into
+/opt/ml/checkpoints; why it failed into /opt/ml/output/failure.
 
 The log has lines that the job's metric definitions can read:
 
@@ -42,7 +43,7 @@ def main() -> int:
 def _train(options: argparse.Namespace) -> int:
     # Pictures first: what is wrong with them is known before torch is imported.
     started, cpu_before = time.monotonic(), time.process_time()
-    from training_pictures import WORD_PROMPTS, read_pictures
+    from training_pictures import WORD_PROMPTS, read_evaluation, read_pictures
 
     prompts = [options.instance_prompt] if options.instance_prompt else None
     if options.method == "textual_inversion" and not prompts and not (options.train / "metadata.jsonl").is_file():
@@ -52,6 +53,8 @@ def _train(options: argparse.Namespace) -> int:
     class_pictures = None
     if options.class_pictures:
         class_pictures, _ = read_pictures(options.class_pictures, prompts=options.class_prompt, channel="class")
+
+    evaluation = read_evaluation(options.evaluation) if options.evaluation else None
 
     import transformers
 
@@ -76,6 +79,8 @@ def _train(options: argparse.Namespace) -> int:
         drawn = options.output_data_dir / "class_pictures"
         sample_pictures.draw_class(base, options, drawn)
         class_pictures, _ = read_pictures(drawn, prompts=None, channel="class")
+    if options.evaluate_before:
+        sample_pictures.draw_evaluation(base, options, evaluation, "evaluation_before")
     examples = encode(base, pictures, options)
     class_examples = encode(base, class_pictures, options) if class_pictures else None
     parts = TrainedParts(base, options)
@@ -85,6 +90,8 @@ def _train(options: argparse.Namespace) -> int:
     _say(options, base, parts, training, pictures, unused)
     training.resume()
     training.train()
+    if evaluation and not interruption.asked:
+        sample_pictures.draw_evaluation(base, options, evaluation, "evaluation")
     saved = saved_pipeline.save(parts, base, options)
     metrics = {
         "history": training.history,
@@ -159,7 +166,7 @@ def _check_word(options: argparse.Namespace, pictures) -> None:
 def _settings(options: argparse.Namespace, name: str, examples, class_examples) -> dict:
     """What a checkpoint must have in common with the run that goes on from it."""
     free = {"resume", "logging_steps", "checkpointing_steps", "adapter_name", "model_name_or_path"}
-    free |= {name for name in vars(options) if "validation" in name}
+    free |= {name for name in vars(options) if "evaluat" in name or "validation" in name}
     kept = {key: value for key, value in training_arguments.hyperparameters(options).items() if key not in free}
     kept |= {"model": name, "pictures": examples.fingerprint}
     return kept | {"class_pictures": class_examples.fingerprint if class_examples else None}

@@ -9,10 +9,10 @@ from training_failure import InputError
 
 DESCRIPTION = """Fine-tune a latent diffusion model (Stable Diffusion 1.x, SDXL, or a small one of their kind):
 LoRA adapters, DreamBooth with prior preservation, textual inversion, or all weights of the UNet.
-In a SageMaker training job the channels train, class and model are found by themselves;
-from a shell name them with --train, --class and --model."""
+In a SageMaker training job the channels train, class, model and evaluation are found by themselves;
+from a shell name them with --train, --class, --model and --evaluation."""
 METHODS = ("lora", "dreambooth", "textual_inversion", "full")
-_PATHS = {"train", "class_pictures", "model", "model_dir", "output_data_dir", "checkpoint_dir"}
+_PATHS = {"train", "class_pictures", "model", "evaluation", "model_dir", "output_data_dir", "checkpoint_dir"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -63,6 +63,8 @@ def _check_together(options: argparse.Namespace) -> None:
         )
     if method == "textual_inversion" and prior:
         raise InputError("textual inversion leaves the model as it is, so there is nothing to keep by class pictures")
+    if options.evaluate_before and options.evaluation is None:
+        raise InputError("--evaluate_before true: there are no prompts to draw; give them in the channel evaluation")
     if options.max_train_steps and options.num_train_epochs:
         raise InputError("--max_train_steps and --num_train_epochs both say how long to train: give one of them")
     if method == "textual_inversion" and options.train_text_encoder:
@@ -126,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--validation_prompts", type=several, help="prompts of the samples ('a | b'); some captions if not given")
     add("--validation_epochs", type=whole(1), help="epochs between samples; if not given, so that there are 4 sets")
     add("--num_validation_images", type=whole(0, 100), default=1, help="samples of each prompt; 0: none at all")
+    add("--evaluate_before", **yes_or_no, default=False, help="draw the evaluation prompts before the training too")
     add("--num_inference_steps", type=whole(1, 1000), default=20, help="steps of the sampler, class pictures' too")
     add("--guidance_scale", type=real(0, 100), help="guidance of the samples; by model if not given")
 
@@ -134,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         ("--train", "train", existing_folder, "training pictures; metadata.jsonl in it: file_name and text of each"),
         ("--class", "class", existing_folder, "pictures of the class, to be kept; metadata.jsonl may give captions"),
         ("--model", "model", existing, "base pipeline: its folder, or model.tar.gz in it"),
+        ("--evaluation", "evaluation", existing, "jsonl with a prompt a line: what to draw when all is learned"),
     ):
         default = os.environ.get(f"SM_CHANNEL_{channel.upper()}")
         name = {"dest": "class_pictures"} if channel == "class" else {}

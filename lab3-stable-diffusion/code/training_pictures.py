@@ -1,4 +1,4 @@
-"""Pictures with captions from a folder, each opened once before anything else is loaded, and cut to squares."""
+"""Pictures with captions, each opened once before anything else is loaded, and cut to squares; prompts to draw."""
 
 import json
 import warnings
@@ -50,6 +50,30 @@ def read_pictures(folder: Path, *, prompts: list[str] | None, channel: str) -> t
         found.append(TrainingPicture(path, prompts[number % len(prompts)] if prompts else caption, _check(path)))
     used = {picture.path for picture in found} | {metadata}
     return found, sum(path.is_file() and path not in used for path in folder.rglob("*"))
+
+
+def read_evaluation(path: Path) -> list[str]:
+    """The prompts of the evaluation channel: a file of JSON lines with `prompt`, or the only such file in a folder.
+
+    Raises InputError that names the line that is wrong.
+    """
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if len(files) != 1:
+        raise InputError(f"the evaluation channel {path} should hold one .jsonl file, and holds {len(files)}")
+    prompts = []
+    for number, line in enumerate(files[0].read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            prompt = json.loads(line)["prompt"]
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise InputError(
+                f'{files[0].name}, line {number} is not like {{"prompt": "a red star"}}: {error}'
+            ) from error
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise InputError(f"{files[0].name}, line {number}: the prompt is no text")
+        prompts.append(prompt.strip())
+    if not prompts:
+        raise InputError(f"{files[0].name} holds no prompts")
+    return prompts
 
 
 def square(picture: TrainingPicture, resolution: int) -> tuple[np.ndarray, tuple[int, int]]:

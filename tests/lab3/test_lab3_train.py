@@ -63,7 +63,11 @@ def lora(trainings, flags, tmp_path_factory):
 
 def drawn(folder, step, number=0):
     """A sample picture of a step, as numbers."""
-    path = sorted((folder / "data" / "samples" / f"step-{step:06d}").iterdir())[number]
+    return read(sorted((folder / "data" / "samples" / f"step-{step:06d}").iterdir())[number])
+
+
+def read(path):
+    """A picture's file, as numbers."""
     return np.asarray(Image.open(path), np.int16)
 
 
@@ -196,12 +200,18 @@ def test_dreambooth_trains_all_weights_and_keeps_a_class(dreambooth, base):
     assert draws_again(StableDiffusionPipeline.from_pretrained(model), drawn(dreambooth, 3), prompt="a zobi")
 
 
-def test_class_pictures_may_come_by_a_channel(trainings, flags, pictures, tmp_path):
+def test_class_pictures_and_prompts_to_draw_may_come_by_channels(trainings, flags, base, tmp_path):
     given = write_pictures(tmp_path / "class", count=3)
-    found = trainings.run(
-        tmp_path / "run", *flags, *SILENT, "--class", given, "--max_train_steps", 1, "--prior_loss_weight", 0.5
-    )
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text('{"prompt": "a red star"}\n{"prompt": "a circle", "more": 1}\n')
+    steps = ("--max_train_steps", 1, "--prior_loss_weight", 0.5, "--evaluation", asked, "--evaluate_before", "true")
+    found = trainings.run(tmp_path / "run", *flags, *SILENT, "--class", given, *steps)
     assert found["data"]["class"] == {"pictures": 3, "drawn": False}
+    rows = [json.loads(line) for line in (tmp_path / "run" / "data" / "evaluation.jsonl").read_text().splitlines()]
+    assert [(row["prompt"], row["seed"]) for row in rows] == [("a red star", 42), ("a circle", 43)]
+    assert Image.open(tmp_path / "run" / "data" / rows[1]["file"]).size == (32, 32)
+    pipe = StableDiffusionPipeline.from_pretrained(base)
+    assert draws_again(pipe, read(tmp_path / "run" / "data" / "evaluation_before" / "0001.png"), 1, "a circle")
     assert not (tmp_path / "run" / "data" / "class_pictures").exists()
 
 

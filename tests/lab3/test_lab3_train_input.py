@@ -93,6 +93,8 @@ WRONG = {
     "--train @gone --model @model": "line 1: there is no picture 9.png",
     "--train @outside --model @model": "line 1: there is no picture ../train/0.png",
     "--train @no-caption --model @model": "0.png has no caption",
+    "--train @train --model @model --evaluation @empty": "should hold one .jsonl file, and holds 0",
+    "--train @train --model @model --evaluation @train": "metadata.jsonl, line 1 is not like",
     "--train @train --model @model --class @bare": "by --class_prompt",
     "--train @train --model @model --resolution 33": "takes multiples of 8 pixels",
     "--train @train --model @model --resolution 8": "not a whole number from 16 to 4096",
