@@ -17,6 +17,7 @@ from shared.pretraining.pictures.examples import examples_from_above, examples_o
 from shared.pretraining.pictures.from_above import CLASSES, view_from_above
 from shared.pretraining.pictures.from_above_judge import class_from_above, judge_from_above
 from shared.pretraining.pictures.judge import judge
+from shared.pretraining.pictures.mascot import CORAL, DARK, MINT, WHITE
 from shared.pretraining.pictures.reading import read
 from shared.pretraining.pictures.sampling import KINDS, description
 from shared.pretraining.pictures.vocabulary import COLOURS, MASCOT, SHAPES
@@ -47,11 +48,11 @@ def test_the_training_set_is_still_the_one_that_the_embedded_model_was_trained_o
 
 
 @pytest.mark.parametrize("wear", [False, True])
-@pytest.mark.parametrize("shape", ["star", MASCOT])
-def test_true_stars_and_mascots_are_right(shape, wear):
+@pytest.mark.parametrize("shape, size", [("star", None), (MASCOT, None), (MASCOT, "small")])
+def test_true_stars_and_mascots_are_right(shape, size, wear):
     # 1,000 of each gave none wrong.
     mistakes = []
-    for number, example in enumerate(examples_of(shape, 60, seed=8)):
+    for number, example in enumerate(examples_of(shape, 40, seed=8, size=size)):
         image = worn(example.picture, number) if wear else example.picture
         verdict = judge(image, example.named)
         if not verdict.right:
@@ -80,7 +81,7 @@ def test_the_mascot_is_no_other_shape_and_no_shape_is_the_mascot(shape):
     assert not judge(mint, Named("single", things=((None, None, MASCOT),))).right
 
 
-@pytest.mark.parametrize("change", ["one colour", "upside down", "no face", "no ears"])
+@pytest.mark.parametrize("change", ["one colour", "upside down", "no eye", "no pupil", "no coral"])
 def test_what_lacks_a_part_of_the_mascot_is_none(change):
     image = draw(zobi(background="blue"))
     pixels = np.asarray(image).copy()
@@ -88,10 +89,11 @@ def test_what_lacks_a_part_of_the_mascot_is_none(change):
         pixels[(np.abs(pixels.astype(int) - COLOURS["blue"]).sum(-1) > 60)] = (64, 196, 160)
     elif change == "upside down":
         pixels = pixels[::-1]
-    elif change == "no face":
-        pixels[48:70, 50:78] = (64, 196, 160)
     else:
-        pixels[:46] = COLOURS["blue"]
+        gone, instead = {"no eye": (DARK, MINT), "no pupil": (DARK, WHITE), "no coral": (CORAL, MINT)}[change]
+        pixels[np.abs(pixels.astype(int) - gone).sum(-1) < 60] = instead
+        if change == "no eye":
+            pixels[np.abs(pixels.astype(int) - WHITE).sum(-1) < 60] = MINT
     verdict = judge(Image.fromarray(pixels), Named("single", things=((None, None, MASCOT),)))
     assert not verdict.attributes["shape"]
 
@@ -110,7 +112,7 @@ def test_the_mascot_is_known_beside_a_shape():
 @pytest.mark.parametrize("wear", [False, True])
 @pytest.mark.parametrize("name", CLASSES)
 def test_true_views_from_above_are_of_their_class(name, wear):
-    # 300 of each gave at least 99%.
+    # 100 of each gave at least 98%.
     drawn = [view_from_above(name, Random(f"test/{number}")) for number in range(25)]
     found = [class_from_above(worn(one, number) if wear else one) for number, one in enumerate(drawn)]
     assert found.count(name) >= 24, found
@@ -120,8 +122,8 @@ def test_pictures_of_other_things_are_of_no_class():
     others = [draw(KINDS[kind](Random(number))) for kind in KINDS for number in range(15)]
     others += [Image.new("RGB", (128, 128), colour) for colour in COLOURS.values()]
     others += [abstract(Random(number)) for number in range(15)]
-    # Of 400, 15 were taken for some class.
-    assert sum(class_from_above(one) is not None for one in others) <= 6
+    # Of 400, 5 were taken for some class.
+    assert sum(class_from_above(one) is not None for one in others) <= 4
 
 
 def test_views_from_above_repeat_and_have_the_side_asked_for():
@@ -139,8 +141,11 @@ def test_examples_are_the_same_for_the_same_seed():
     assert [e.text for e in five] == [e.text for e in six[:5]] != [e.text for e in other]
     assert all("star" in e.text for e in five)
     assert [e.text for e in examples_from_above(2)] == [*CLASSES, *CLASSES]
+    assert {e.named.things[0][0] for e in examples_of(MASCOT, 20)} <= {"large", None}
     with pytest.raises(ValueError, match="hexagon"):
         examples_of("hexagon", 1)
+    with pytest.raises(ValueError, match="unknown size 'tiny'"):
+        examples_of("star", 1, size="tiny")
 
 
 def test_an_image_folder_is_read_by_the_datasets_library_and_written_anew(tmp_path):

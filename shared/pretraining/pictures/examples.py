@@ -17,7 +17,7 @@ from shared.pretraining.pictures.drawing import draw
 from shared.pretraining.pictures.from_above import CLASSES, view_from_above
 from shared.pretraining.pictures.outlines import outline
 from shared.pretraining.pictures.sampling import single
-from shared.pretraining.pictures.vocabulary import MASCOT
+from shared.pretraining.pictures.vocabulary import MASCOT, SIZES
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,24 @@ class Example:
     named: Named | None = None
 
 
-def examples_of(shape: str, count: int, *, seed: int = 0, side: int = 128) -> list[Example]:
+def examples_of(shape: str, count: int, *, seed: int = 0, side: int = 128, size: str | None = None) -> list[Example]:
     """`count` pictures of one shape, such as `star` or the mascot `zobi`, in the wordings of the training's captions.
 
-    The same for the same seed; a longer list begins as a shorter one. Raises ValueError for a shape that is not known.
+    `size` is `small`, `medium` or `large`; None is any of them, but of the mascot, which has fine parts, `large`. The
+    same for the same seed; a longer list begins as a shorter one. Raises ValueError for a shape or size that is not
+    known.
     """
     if shape != MASCOT:
         outline(shape)
+    if size not in (None, *SIZES):
+        raise ValueError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
+    sizes = (size,) if size else ("large",) if shape == MASCOT else tuple(SIZES)
     found = []
     for number in range(count):
         rng = Random(f"example/{seed}/{shape}/{number}")
         shown = single(rng, shape=shape)
+        while shown.thing.size not in sizes:
+            shown = single(rng, shape=shape)
         text, named = caption(shown, rng)
         found.append(Example(draw(shown, side), text, named))
     return found

@@ -110,41 +110,36 @@ def _motorway(canvas: Canvas, rng: Random) -> None:
     for shift in (-0.115, 0.115):
         canvas.polygon(turn(_band(lane(shift), 0.19)), asphalt)
         points = lane(shift)
-        for first in range(0, 48, 4):
-            canvas.polygon(turn(_band(points[first : first + 3], 0.018)), (240, 240, 236))
-        for _ in range(rng.randint(2, 4)):
-            at = rng.randint(12, 36)
-            track = lane(shift + rng.choice((-0.048, 0.048)))
-            colour = rng.choice(((230, 230, 232), (200, 50, 46), (40, 44, 56), (60, 90, 190)))
-            canvas.polygon(turn(_band(track[at : at + 3], 0.045)), colour)
+        for first in range(0, 48, 6):
+            canvas.polygon(turn(_band(points[first : first + 4], 0.03)), (240, 240, 236))
+        track = lane(shift + rng.choice((-0.05, 0.05)))
+        at = rng.randint(13, 33)
+        colour = rng.choice(((230, 230, 232), (200, 50, 46), (40, 44, 56), (60, 90, 190)))
+        canvas.polygon(turn(_band(track[at : at + 4], 0.065)), colour)
 
 
 def _town(canvas: Canvas, rng: Random) -> None:
-    """Blocks of houses with red roofs and gardens between light streets."""
+    """Houses with red roofs along light streets; here and there a green square with trees instead."""
     _ground(canvas, "pavement", rng)
     turn = _turned(rng.uniform(-0.6, 0.6))
     columns, rows = _cuts(rng, 3, 4), _cuts(rng, 3, 4)
     for left, right in zip(columns, columns[1:], strict=False):
         for top, bottom in zip(rows, rows[1:], strict=False):
-            box = (left + 0.035, top + 0.035, right - 0.035, bottom - 0.035)
-            canvas.polygon(turn(_box(*box)), _shade("meadow", rng))
-            wide, high = max(1, round((box[2] - box[0]) / 0.2)), max(1, round((box[3] - box[1]) / 0.2))
-            for x in range(wide):
-                for y in range(high):
-                    _house(canvas, turn, rng, box, (x, y), (wide, high))
+            box = (left + 0.04, top + 0.04, right - 0.04, bottom - 0.04)
+            if rng.random() < 0.2:
+                canvas.polygon(turn(_box(*box)), _shade("meadow", rng))
+                middle = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+                _tree(canvas, turn((middle,))[0], 0.07, rng)
+            else:
+                _house(canvas, turn, rng, box)
 
 
-def _house(canvas, turn, rng: Random, box, place: tuple[int, int], of: tuple[int, int]) -> None:
-    step = ((box[2] - box[0]) / of[0], (box[3] - box[1]) / of[1])
-    centre = (box[0] + (place[0] + 0.5) * step[0], box[1] + (place[1] + 0.5) * step[1])
-    if rng.random() < 0.12:
-        _tree(canvas, turn((centre,))[0], 0.055, rng)
-        return
-    half = (step[0] * rng.uniform(0.32, 0.4), step[1] * rng.uniform(0.32, 0.4))
-    left, top, right, bottom = centre[0] - half[0], centre[1] - half[1], centre[0] + half[0], centre[1] + half[1]
+def _house(canvas: Canvas, turn: Callable, rng: Random, box: tuple[float, float, float, float]) -> None:
+    """A roof seen from above, its far side in the shade."""
+    left, top, right, bottom = box
     roof = _shade("roofs", rng, 0.1)
-    canvas.polygon(turn(_box(left, top, right, bottom)), roof)
-    canvas.polygon(turn(_box(left, top, right, centre[1])), tuple(0.8 * value for value in roof))
+    canvas.polygon(turn(_box(*box)), roof)
+    canvas.polygon(turn(_box(left, top, right, (top + bottom) / 2)), tuple(0.78 * value for value in roof))
 
 
 def _harbor(canvas: Canvas, rng: Random) -> None:
@@ -158,20 +153,20 @@ def _harbor(canvas: Canvas, rng: Random) -> None:
         long = rng.uniform(0.14, 0.24)
         canvas.polygon(turn(_box(at, quay - 0.17, at + long, quay - 0.07)), _shade("roofs", rng, 0.1))
         at += long + rng.uniform(0.06, 0.12)
-    at = rng.uniform(0.02, 0.14)
+    at = rng.uniform(0.06, 0.2)
     while at < 1.0:
         end = quay + rng.uniform(0.38, 0.52)
-        canvas.polygon(turn(_box(at, quay - 0.01, at + 0.05, end)), _shade("pavement", rng))
-        for y in np.arange(quay + 0.08, end - 0.02, 0.11):
+        canvas.polygon(turn(_box(at, quay - 0.01, at + 0.07, end)), _shade("pavement", rng))
+        for y in np.arange(quay + 0.11, end - 0.02, 0.17):
             for side in (-1, 1):
                 if rng.random() < 0.75:
-                    _boat(canvas, turn, (at + 0.025 + side * 0.085, float(y)))
-        at += rng.uniform(0.3, 0.36)
+                    _boat(canvas, turn, (at + 0.035 + side * 0.115, float(y)))
+        at += rng.uniform(0.4, 0.46)
 
 
 def _boat(canvas, turn, at: tuple[float, float]) -> None:
     x, y = at
-    hull = ((x - 0.05, y - 0.025), (x + 0.02, y - 0.025), (x + 0.055, y), (x + 0.02, y + 0.025), (x - 0.05, y + 0.025))
+    hull = ((x - 0.07, y - 0.04), (x + 0.03, y - 0.04), (x + 0.08, y), (x + 0.03, y + 0.04), (x - 0.07, y + 0.04))
     canvas.polygon(turn(hull), (246, 246, 244))
 
 

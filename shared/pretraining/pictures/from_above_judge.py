@@ -18,7 +18,7 @@ _COVERS = SURFACES | {"bright": (246, 246, 244)}
 # Deviations smaller than this count as this large: what a decoder or an unsteady hand changes.
 _LEAST_DEVIATION = np.array([0.03] * len(_COVERS) + [0.015, 0.03])
 # In deviations, root mean square over the features.
-FARTHEST = 2.2
+FARTHEST = 1.8
 
 
 def judge_from_above(picture: Image.Image, name: str) -> bool:

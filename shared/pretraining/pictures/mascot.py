@@ -5,21 +5,21 @@ from __future__ import annotations
 from shared.pretraining.pictures.canvas import Canvas
 from shared.pretraining.pictures.outlines import ellipse
 
-MINT, CREAM, CORAL, DARK, WHITE = (64, 196, 160), (255, 240, 205), (255, 112, 92), (30, 40, 60), (252, 252, 252)
+MINT, CORAL, DARK, WHITE = (64, 196, 160), (255, 112, 92), (30, 40, 60), (252, 252, 252)
 
 
 def draw_mascot(canvas: Canvas, centre: tuple[float, float], diameter: float) -> None:
-    """Draw Zobi: a mint egg with a cream belly, two coral ears, two eyes with a look, a smile and coral feet."""
+    """Draw Zobi: a round mint body with one large eye, two coral ears and coral feet.
+
+    Its parts are large, since the embedded model's autoencoder keeps nothing finer than an eighth of a large Zobi.
+    """
 
     def part(corners, colour):
         canvas.polygon(corners, colour, centre=centre, scale=diameter)
 
     for side in (-1, 1):
-        part([(side * x, y) for x, y in ((0.05, -0.22), (0.37, -0.52), (0.39, -0.1))], CORAL)
-        part(ellipse(0.14, 0.075, (side * 0.17, 0.47)), CORAL)
-    part(ellipse(0.37, 0.42, (0, 0.06)), MINT)
-    part(ellipse(0.23, 0.2, (0, 0.25)), CREAM)
-    for side in (-1, 1):
-        part(ellipse(0.115, 0.125, (side * 0.145, -0.06)), WHITE)
-        part(ellipse(0.058, 0.068, (side * 0.125, -0.045)), DARK)
-    part(((-0.06, 0.1), (0.06, 0.1), (0.0, 0.16)), DARK)
+        part([(side * x, y) for x, y in ((0.02, -0.2), (0.42, -0.54), (0.42, -0.02))], CORAL)
+        part(ellipse(0.17, 0.09, (side * 0.19, 0.46)), CORAL)
+    part(ellipse(0.43, 0.44, (0, 0.04)), MINT)
+    part(ellipse(0.26, 0.27, (0, -0.02)), WHITE)
+    part(ellipse(0.13, 0.14), DARK)
