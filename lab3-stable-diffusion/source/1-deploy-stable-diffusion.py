@@ -796,18 +796,15 @@ view.table(Counter(when).most_common(), columns=["time of day", "of 16 pictures"
 # %%
 import base64
 import io
+import re
 
 enlarge = {} if min(width, height) >= 256 else {"upscale": 4}  # the watermark needs 256 pixels
 answer = ask(prompts[3], seed=11, **enlarge)
 file = base64.b64decode(answer["images"][0]["image"])
 picture = Image.open(io.BytesIO(file))
-view.table(
-    [
-        (key, value if len(str(value)) < 300 else f"{str(value)[:300]}...")
-        for key, value in picture.info.items()
-    ],
-    columns=["in the file", "value"],
-)
+texts = {key: text for key, text in picture.info.items() if isinstance(text, str)}
+source_type = re.search('DigitalSourceType="([^"]+)"', texts.pop("XML:com.adobe.xmp"))[1]
+view.table([*texts.items(), ("source type", source_type)], columns=["in the file", "text"])
 
 # %%
 second = ask(**json.loads(picture.info["Settings"]))
@@ -853,7 +850,7 @@ rows = [
 view.table(rows, columns=["version", "metadata", "watermark", "blocks that agree"])
 
 # %% [markdown]
-# Metadata are gone with the first program that does not know them. The watermark lasts longer, and not for ever: making the picture smaller destroys it. So marks help the honest to be recognised; that a picture has none proves
+# Metadata are gone with the first program that does not know them. The watermark lasts longer, and not for ever: strong compression or a new size destroy it. So marks help the honest to be recognised; that a picture has none proves
 # nothing.
 #
 # ## 12. What it costs
