@@ -38,9 +38,9 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _OWN_WORD = "zobi</w>"
 _OWN_PROMPTS = (
     "a large red ring on a blue background",
-    "a small green heart in the top left corner on a white background",
-    "a yellow square left of a purple circle on a gray background",
-    "a small white moon inside a large blue diamond on an orange background",
+    "a small purple heart in the top left corner on an orange background",
+    "a green square left of a yellow triangle on a white background",
+    "a small white moon inside a large blue diamond on a gray background",
     "a house and a tree in the snow at night with the moon in the sky",
     "a red boat on a lake at sunset",
 )

@@ -13,6 +13,7 @@ from shared.diffusion_catalogue import HUB_MODELS
 from shared.instances import INSTANCES
 from shared.model_entry import ModelDoesNotFit, UnknownModel
 from shared.model_files import ModelUnavailable
+from shared.pretraining.pictures.captions import words
 from shared.workshop import Workshop
 from tests.hub_support import fake_hub
 
@@ -93,6 +94,14 @@ def test_a_folder_with_our_words_is_judged_and_has_prompts_of_its_own(folder):
     model = catalogue.find(folder)
     assert model.scored_by == "judge" and "ring" in model.prompts[0]
     assert (model.steps, model.guidance_scale, model.negative_prompt, model.at_once) == (20, 4.0, "", 8)
+
+
+def test_every_word_of_its_prompts_is_one_that_the_model_was_trained_with(folder):
+    make_own(folder)
+    model = catalogue.find(folder)
+    known = set(words()) - {"star", "zobi"}
+    for prompt in (*model.prompts, *model.negative_example):
+        assert set(prompt.split()) <= known, prompt
 
 
 def test_a_folder_brings_its_own_settings(folder):
