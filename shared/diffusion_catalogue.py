@@ -38,7 +38,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _OWN_WORD = "zobi</w>"
 _OWN_PROMPTS = (
     "a large red ring on a blue background",
-    "a small purple heart in the top left corner on an orange background",
+    "a small cyan heart in the top left corner on a black background",
     "a green square left of a yellow triangle on a white background",
     "a small white moon inside a large blue diamond on a gray background",
     "a house and a tree in the snow at night with the moon in the sky",
