@@ -63,6 +63,15 @@ def replacement(model: Any) -> Edit:
     return Edit("another thing on the right", Wish(left.format("a clock")), Wish(left.format("a blue cup")))
 
 
+def removal(model: Any) -> Edit:
+    """An edit of the right half of the picture of `replacement`: what is there goes."""
+    before = replacement(model).before
+    if model.scored_by == "judge":
+        circle = Named("single", things=((None, "red", "circle"),), background="white")
+        return Edit("nothing on the right", before, Wish("a red circle on a white background", circle))
+    return Edit("nothing on the right", before, Wish("a photo of a red teapot on an empty white table"))
+
+
 def landscape(model: Any) -> Wish:
     """A picture that can go on to its left and right."""
     if model.scored_by == "judge":

@@ -55,7 +55,7 @@ class MaskEditor:
     """Sliders for ellipses and boxes over a picture, which can be put together; `mask` is what they make.
 
     Show it by `editor.widget`. What is under the sliders now is part of the mask as soon as *Add* is pressed, or when
-    nothing was added yet. `calls` are the function calls that make the same mask.
+    nothing was added yet. `calls` is the call that makes the same mask; `touched` tells whether anybody moved anything.
     """
 
     def __init__(self, picture: Image.Image, *, shown: int = 320):
@@ -64,6 +64,7 @@ class MaskEditor:
         self.picture = picture.convert("RGB")
         self._pieces: list[tuple[str, tuple[float, float, float, float]]] = []
         self._shown = shown
+        self.touched = False
         wide = {"style": {"description_width": "6em"}, "layout": widgets.Layout(width="24em")}
         self.kind = widgets.ToggleButtons(options=KINDS, description="shape", style=wide["style"])
         sliders = {"min": 0, "max": 100, "value": (30, 70), "continuous_update": True, **wide}
@@ -74,7 +75,7 @@ class MaskEditor:
         self._view = widgets.Image(format="png", width=shown)
         self._text = widgets.HTML()
         for control in (self.kind, self.across, self.down):
-            control.observe(lambda _change: self._draw(), "value")
+            control.observe(lambda _change: self._changed(), "value")
         self.add.on_click(lambda _button: self._add())
         self.restart.on_click(lambda _button: self._restart())
         controls = widgets.VBox([self.kind, self.across, self.down, widgets.HBox([self.add, self.restart]), self._text])
@@ -104,7 +105,12 @@ class MaskEditor:
         (left, right), (top, bottom) = (_opened(*slider.value) for slider in (self.across, self.down))
         return self.kind.value, (left / 100, top / 100, right / 100, bottom / 100)
 
+    def _changed(self) -> None:
+        self.touched = True
+        self._draw()
+
     def _add(self) -> None:
+        self.touched = True
         self._pieces.append(self._current)
         self._draw()
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "lab3-stable-diffusion"))
 
-from editing import changed, edits, landscape, moved, replacement, shows, steps_between_columns  # noqa: E402
+from editing import changed, edits, landscape, moved, removal, replacement, shows, steps_between_columns  # noqa: E402
 from masks import box  # noqa: E402
 
 from shared.pretraining.pictures.captions import words  # noqa: E402
@@ -22,7 +22,7 @@ OURS, HUB = SimpleNamespace(scored_by="judge"), SimpleNamespace(scored_by="CLIP 
 
 
 def wishes(model):
-    found = [wish for edit in (*edits(model), replacement(model)) for wish in (edit.before, edit.after)]
+    found = [wish for edit in (*edits(model), replacement(model), removal(model)) for wish in (edit.before, edit.after)]
     return [*found, landscape(model)]
 
 
@@ -61,7 +61,7 @@ def test_the_embedded_model_has_been_trained_on_all_that_is_wished():
 
 def test_other_models_get_wishes_that_clip_can_mark():
     assert all(wish.named is None for wish in wishes(HUB))
-    assert all(edit.before.prompt != edit.after.prompt for edit in (*edits(HUB), replacement(HUB)))
+    assert all(edit.before.prompt != edit.after.prompt for edit in (*edits(HUB), replacement(HUB), removal(HUB)))
 
 
 def test_what_moved_and_what_changed_is_counted():

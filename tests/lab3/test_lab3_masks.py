@@ -47,7 +47,9 @@ def test_the_overlay_changes_only_what_is_masked():
 
 def test_the_editor_makes_the_mask_that_its_calls_make():
     editor = MaskEditor(Image.new("RGB", (128, 128), "blue"))
+    assert not editor.touched
     editor.kind.value, editor.across.value, editor.down.value = "box", (0, 50), (0, 100)
+    assert editor.touched
     assert area(editor.mask) == 0.5 and editor.calls == "box((128, 128), 0, 0, 0.5, 1)"
     editor.add.click()
     editor.kind.value, editor.across.value = "ellipse", (60, 90)
