@@ -50,6 +50,7 @@ def save(parts: TrainedParts, base: BasePipeline, options: argparse.Namespace) -
         kind = "lora" if parts.lora else "embeddings"
         trained.append(_save_word(parts, base, options.placeholder_token, folder / kind / options.adapter_name))
     copy_handler(Path(__file__).parent, folder / "code")
+    _write_generation_defaults(folder / "generation_defaults.json", options)
     return sum(path.stat().st_size for path in trained)
 
 
@@ -76,6 +77,15 @@ def _save_word(parts: TrainedParts, base: BasePipeline, token: str, folder: Path
     return folder / _WORD_FILE
 
 
+def _write_generation_defaults(path: Path, options: argparse.Namespace) -> None:
+    """The settings that the handler draws with unless asked otherwise: the base's, or those of the samples."""
+    if not path.exists():
+        names = ("guidance_scale", "num_inference_steps")
+        settings = {name: getattr(options, name) for name in names}
+        settings |= {"width": options.resolution, "height": options.resolution}
+        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
 def _clear(folder: Path) -> None:
     """Remove what an earlier run left: the networks that its index names, adapters and code; nothing else."""
     index = folder / "model_index.json"
@@ -84,6 +94,7 @@ def _clear(folder: Path) -> None:
     for name in (*json.loads(index.read_text(encoding="utf-8")), "lora", "embeddings", "code"):
         if (folder / name).is_dir():
             shutil.rmtree(folder / name)
+    (folder / "generation_defaults.json").unlink(missing_ok=True)
     index.unlink()
 
 

@@ -1,5 +1,7 @@
 """Lab 3's train.py: small but real trainings, what they write, and how they go on after a kill."""
 
+import base64
+import io
 import json
 import os
 import re
@@ -120,6 +122,35 @@ def test_diffusers_draws_with_the_adapters_what_the_training_drew(lora):
     assert not draws_again(pipe, drawn(lora, 8))
     pipe.load_lora_weights(lora / "model" / "lora" / "star")
     assert draws_again(pipe, drawn(lora, 8)) and draws_again(pipe, drawn(lora, 8, 2), 2)
+
+
+_SERVE = """
+import base64, io, json, sys
+sys.path = [path for path in sys.path if "site-packages" in path or path.startswith(sys.base_prefix)]
+sys.path.insert(0, sys.argv[1] + "/code")
+import inference
+served = inference.model_fn(sys.argv[1])
+request = inference.input_fn(sys.argv[2].encode(), "application/json")
+print(inference.output_fn(inference.predict_fn(request, served), "application/json"))
+print(json.dumps(sorted(name for name in sys.modules if name.startswith(("train", "fine_tuning", "saved_pipeline")))))
+"""
+
+
+def test_the_saved_folder_answers_with_nothing_else_of_the_lab(lora, tmp_path):
+    """In a process that finds modules in the folder's code/ and in the installed packages only."""
+    model = tmp_path / "elsewhere"
+    shutil.copytree(lora / "model", model)
+    request = json.dumps({"prompt": CAPTIONS[0], "seed": 42})  # the settings of the samples are in the folder
+    command = [sys.executable, "-I", "-c", _SERVE, str(model), request]
+    environment = {**os.environ, "DTYPE": "float32", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=model, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    answer, modules = done.stdout.splitlines()[-2:]
+    answer = json.loads(answer)
+    assert answer["settings"]["num_inference_steps"] == 2 and answer["settings"]["guidance_scale"] == 3
+    picture = read(io.BytesIO(base64.b64decode(answer["images"][0]["image"])))
+    assert np.abs(picture - drawn(lora, 8)).mean() < 1.5, "the only LoRA is used without being named"
+    assert json.loads(modules) == []
 
 
 def test_samples_of_the_way_are_listed(lora):
