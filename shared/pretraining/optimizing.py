@@ -68,13 +68,15 @@ class Optimizers:
 
 def _sharded(groups: list[dict], shards: int) -> list[list[dict]]:
     """The groups `shards` times, each time with other parameters: the largest go where there is the least work yet."""
-    sharded = [[group | {"params": []} for group in groups] for _ in range(shards)]
-    work = [0] * shards
-    for number, group in enumerate(groups):
-        for parameter in sorted(group["params"], key=torch.Tensor.numel, reverse=True):
-            least = work.index(min(work))
-            sharded[least][number]["params"].append(parameter)
-            work[least] += parameter.numel() * min(parameter.shape)
+    work, place = [0] * shards, {}
+    every = [parameter for group in groups for parameter in group["params"]]
+    for parameter in sorted(every, key=torch.Tensor.numel, reverse=True):
+        place[id(parameter)] = work.index(min(work))
+        work[place[id(parameter)]] += parameter.numel() * min(parameter.shape)
+    sharded = [
+        [group | {"params": [p for p in group["params"] if place[id(p)] == shard]} for group in groups]
+        for shard in range(shards)
+    ]
     return [[group for group in shard if group["params"]] for shard in sharded]
 
 

@@ -87,10 +87,16 @@ class AutoencoderTrainer:
         loss, gradients = side_by_side(pool, parts, self._loss, self.optimizer.parameters)
         norm = torch.nn.utils.get_total_norm(gradients)
         torch._foreach_mul_(gradients, min(1.0, 1.0 / (float(norm) + 1e-6)))
-        own = recipe.autoencoder
-        self.optimizer.step(gradients, rate_factor(self.step, own.steps, own.warmup, 0.4))
+        self.optimizer.step(gradients, self._rate_factor())
         self.step += 1
         return loss
+
+    def _rate_factor(self) -> float:
+        own = self.recipe.autoencoder
+        first = round(own.first_cycle * own.steps)
+        if self.step < first:
+            return rate_factor(self.step, first, own.warmup, 0.4)
+        return 0.5 * rate_factor(self.step - first, own.steps - first, own.warmup, 0.4)
 
     def _loss(self, pixels: Tensor, noise: Tensor, share: float) -> Tensor:
         own, device = self.recipe.autoencoder, torch.device(self.device).type

@@ -13,14 +13,16 @@ class AutoencoderRecipe:
     Its loss is the mean absolute error, with pixels on edges counting `edge_weight` times more, plus `kl_weight` times
     the mean Kullback-Leibler divergence of a latent, plus `thumbnail_weight` times the squared error with which one
     linear map of a latent gives the mean colour of its patch. `abstract` is the share of training pictures of nothing
-    in particular.
+    in particular. Rates fall to nothing twice (https://arxiv.org/abs/1608.03983): after a share `first_cycle` of the
+    steps they begin anew, at half.
     """
 
     channels: tuple[int, ...] = (16, 32, 48, 64)
     layers: int = 1
     groups: int = 8
     latent_channels: int = 4
-    steps: int = 1600
+    steps: int = 4000
+    first_cycle: float = 0.4
     batch: int = 16
     rate: float = 2e-3
     warmup: int = 100
