@@ -156,7 +156,9 @@ def draw(prompt=None, **settings):
 # | `prompt`, `image`, `outpaint` | outpainting | 6 |
 # | `image`, `upscale` | enlarging | 7 |
 #
-# No other model is loaded for any of the first four: it is the same network, and only what it starts from differs.
+# No other model is loaded for any of the first four: it is the same network in the same loop. Only what the loop starts from differs, and what is put back into it on the way.
+#
+# <img src="images/editing.svg" alt="A bar is the loop of 20 steps, from nothing but noise on the left to the latents of a picture on the right. Text-to-image enters at its left end. Image-to-image enters with your picture and some noise: at strength 0.6 further left, with 12 steps to go, at strength 0.2 further right, with 4. Inpainting and outpainting put your picture back outside the mask after each step, with as much noise as that step has left." width="820">
 #
 # ## 3. Change a picture as a whole
 #
