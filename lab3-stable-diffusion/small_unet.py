@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def sinusoidal_embedding(amounts: Tensor, width: int = 32, slowest: float = 1.0, fastest: float = 200.0) -> Tensor:
+def sinusoidal_embedding(amounts: Tensor, width: int = 32, slowest: float = 1.0, fastest: float = 1000.0) -> Tensor:
     """Numbers as points on circles that turn at different speeds (https://arxiv.org/abs/1706.03762, section 3.5).
 
     `amounts` (batch) become sines and cosines (batch × width) of `width`/2 frequencies, spread evenly on a logarithmic
@@ -35,7 +35,8 @@ class ResidualBlock(nn.Module):
         self.norm2, self.conv2 = nn.GroupNorm(groups, after), nn.Conv2d(after, after, 3, padding=1)
         self.amount = nn.Linear(embedded, 2 * after)
         self.shortcut = nn.Identity() if before == after else nn.Conv2d(before, after, 1)
-        nn.init.zeros_(self.conv2.weight)  # so that a new block changes nothing: it only hands on
+        for zero in (self.conv2.weight, self.conv2.bias):
+            nn.init.zeros_(zero)  # a new block changes nothing: it only hands on
 
     def forward(self, pictures: Tensor, amount: Tensor) -> Tensor:
         found = self.conv1(F.silu(self.norm1(pictures)))
@@ -48,11 +49,14 @@ class SmallUNet(nn.Module):
     """From noisy pictures and their amounts of noise to what is asked of it in training: tensors like the pictures.
 
     `widths` are the channels of the levels, from full size down; each further level has half the side. A level has
-    one residual block on the way down and one on the way up, the lowest two in the middle.
+    one residual block on the way down and one on the way up, the lowest two in the middle. Untrained, it gives zeros.
+    Raises ValueError for widths that are no multiples of 8, the number of groups that are normalised.
     """
 
     def __init__(self, channels: int = 3, widths: tuple[int, ...] = (32, 64, 96), embedded: int = 96):
         super().__init__()
+        if any(width % 8 for width in widths):
+            raise ValueError(f"widths {widths} must be multiples of 8")
         self.frequencies = 32
         self.embed = nn.Sequential(nn.Linear(self.frequencies, embedded), nn.SiLU(), nn.Linear(embedded, embedded))
         self.first = nn.Conv2d(channels, widths[0], 3, padding=1)
@@ -66,13 +70,19 @@ class SmallUNet(nn.Module):
             self.grow.append(nn.Conv2d(below, width, 3, padding=1))
             self.up.append(ResidualBlock(2 * width, width, embedded))
         self.norm, self.last = nn.GroupNorm(8, widths[0]), nn.Conv2d(widths[0], channels, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
+        for zero in (self.last.weight, self.last.bias):
+            nn.init.zeros_(zero)
 
     def forward(self, pictures: Tensor, amounts: Tensor) -> Tensor:
-        """`pictures` (batch × channels × side × side) and their `amounts` of noise (batch, 0 to 1)."""
+        """`pictures` (batch × channels × side × side) and their `amounts` of noise (batch, 0 to 1).
+
+        Raises ValueError for a side that cannot be halved as often as the levels need.
+        """
         side = 2 ** len(self.shrink)
         if pictures.shape[-1] % side or pictures.shape[-2] % side:
-            raise ValueError(f"pictures of {tuple(pictures.shape[-2:])} cannot be halved {len(self.shrink)} times")
+            raise ValueError(
+                f"pictures of {tuple(pictures.shape[-2:])} cannot be halved {len(self.shrink)} times without remainder"
+            )
         amount = self.embed(sinusoidal_embedding(amounts, self.frequencies))
         kept, found = [], self.first(pictures)
         for block, shrink in zip(self.down, self.shrink, strict=True):
