@@ -44,7 +44,7 @@ labs: environment
 test: environment
 	$(VENV) -m ruff check .
 	$(VENV) -m shared.environment.generate --check
-	$(VENV) -m pytest
+	$(VENV) -m pytest -n 2 --dist loadfile
 
 test-clients: environment
 	@$(VENV) -m shared.environment.clients tests/clients tests/lab2/test_lab2_train_image.py
