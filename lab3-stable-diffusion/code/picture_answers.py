@@ -66,7 +66,7 @@ class PictureService:
         request = parse_request(payload, self.limits, self.defaults, self.abilities)
         if request.mode == "upscale":
             pictures = self.finish(request, Finished([request.canvas.picture], [False]))
-            return PictureStream(self, request, None, pictures) if request.stream else pictures
+            return PictureStream(self, request, pictures) if request.stream else pictures
         job = self.engine.submit(request)
         if request.stream:
             return PictureStream(self, request, job)
@@ -112,11 +112,9 @@ class PictureStream:
     Closing it, or dropping it, cancels the request.
     """
 
-    def __init__(
-        self, service: PictureService, request: PictureRequest, job: Job | None, ready: Pictures | None = None
-    ):
-        self._job = job
-        self._lines = self._make_lines(service, request, job, ready)
+    def __init__(self, service: PictureService, request: PictureRequest, made: Job | Pictures):
+        self._job = made if isinstance(made, Job) else None
+        self._lines = self._make_lines(service, request, made)
 
     def __iter__(self) -> "PictureStream":
         return self
@@ -132,11 +130,11 @@ class PictureStream:
     __del__ = close
 
     @staticmethod
-    def _make_lines(service, request, job, ready) -> Iterator[dict]:
-        if ready is not None:
-            yield ready.as_dict()
+    def _make_lines(service: PictureService, request: PictureRequest, made: Job | Pictures) -> Iterator[dict]:
+        if isinstance(made, Pictures):
+            yield made.as_dict()
             return
-        for event in job.events():
+        for event in made.events():
             if isinstance(event, Progress):
                 previews = [encode_preview(picture) for picture in event.previews]
                 yield {"step": event.step, "steps": event.steps, "images": previews}

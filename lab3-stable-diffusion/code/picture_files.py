@@ -94,7 +94,7 @@ def _open(text: str, name: str, max_pixels: int) -> Image.Image:
         except Image.UnidentifiedImageError as error:
             raise ValueError(f'"{name}" is not a picture in PNG, JPEG or WebP.') from error
         except Image.DecompressionBombError as error:
-            raise ValueError(f'"{name}" is too large: {error}') from error
+            raise ValueError(f'"{name}" is too large: at most {max_pixels:,} pixels are accepted.') from error
         except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error) as error:
             # What Pillow's decoders raise for files that begin well and are damaged further on.
             raise ValueError(f'"{name}" is a damaged picture: {error}.') from error

@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,9 @@ gc.disable()
 
 import psutil  # noqa: E402
 import torch  # noqa: E402
+from transformers.utils import logging as transformers_logging  # noqa: E402
+
+transformers_logging.set_verbosity_error()  # else a dozen lines on torchvision, which is not used
 from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: E402
 from diffusers.utils import logging  # noqa: E402
 
@@ -52,9 +56,14 @@ def load_pipeline(source: str, dtype_name: str, revision: str | None, variant: s
         OSError: there is no such pipeline.
     """
     logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = choose_dtype(dtype_name, device)
-    pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, revision=revision, variant=variant)
+    with warnings.catch_warnings():
+        # Its newest name, dtype, is unknown to the versions before, which SageMaker's images have.
+        warnings.filterwarnings("ignore", "`torch_dtype` is deprecated", FutureWarning)
+        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, revision=revision, variant=variant)
     pipeline = _known_kind(pipeline, source, dtype)
     pipeline.set_progress_bar_config(disable=True)
     networks = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
@@ -177,4 +186,5 @@ def _changed(defaults: Defaults, text: str, place: str, multiple: int) -> Defaul
             raise ValueError(f"{place}: {name} must be a multiple of {multiple}; it is {value}.")
     if given.get("scheduler") is not None and given["scheduler"] not in NAMES:
         raise ValueError(f"{place}: scheduler must be one of {', '.join(NAMES)}; it is {given['scheduler']!r}.")
-    return replace(defaults, **given)
+    changed = replace(defaults, **given)
+    return replace(changed, guidance_scale=float(changed.guidance_scale))

@@ -1,4 +1,4 @@
-"""Tiny Stable Diffusion and SDXL pipelines of random weights, saved as folders, and LoRAs and learned tokens for them."""
+"""Tiny Stable Diffusion and SDXL pipelines of random weights as folders, with LoRAs and learned tokens for them."""
 
 import base64
 import io
