@@ -505,8 +505,8 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# One step is the first guess of section 3, a blur. Somewhere the picture is there, and from then on more steps change only details or nothing at all. Where that point lies depends on
-# the scheduler; section 7 measures it.
+# One step is little more than the first guess of section 3. Somewhere the picture is there, and from then on more steps change only details or nothing at all. Where that point lies depends on
+# the scheduler, too: see section 7.
 #
 # ### The guidance scale
 #
@@ -527,13 +527,13 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# Without guidance the model draws something that is *likely* after the prompt, and often wrong. With more it follows, and with too much colours and edges are overdone and
-# variety is gone: every picture becomes the most typical one. (A model that was distilled to draw in few steps, such as SDXL-Turbo, wants none.)
+# Without guidance the model draws what is *likely* for the prompt, and it is often wrong. With more it follows the words better. With too much, colours and edges are overdone, and
+# variety is lost: every picture becomes the most typical one. Where does it begin here? (A model that was distilled to draw in few steps, such as SDXL-Turbo, wants none.)
 #
 # ### The negative prompt
 #
 # Guidance goes away from the empty prompt and towards yours. A **negative prompt** takes the place of the empty one: the picture goes *away from* what it says. That is
-# the only way to say "not": a text encoder reads `no night` much like `night`. Does it work? We draw the same prompt without and with a negative prompt and
+# the way to say "not": a prompt with `no night` has `night` in it, and since captions say what *is* to be seen, that is what the picture gets. Does it work? We draw the same prompt without and with a negative prompt and
 # read off what we wanted to avoid.
 
 # %%
@@ -581,7 +581,8 @@ labels = [f"{w} x {h}" for w, h in sizes]
 view.picture_grid([pictures], column_labels=labels, title=prompt, width=230, to_scale=True)
 
 # %% [markdown]
-# Away from the trained size, things are drawn twice, cut off, or out of shape. Draw at the size of the training and enlarge afterwards (notebook 2).
+# What goes wrong? Typically things are drawn twice, cut off, or lose their shape, because the model never learned how the parts of so large (or so small) a picture belong together. So draw at the size of the
+# training, and enlarge afterwards (notebook 2).
 #
 # ## 7. Schedulers
 #
@@ -680,7 +681,7 @@ view.picture_grid(
 #
 # ## 9. Watch it come, and many at once
 #
-# Several seconds without a sign are long for whoever waits. With `"stream": true` the endpoint sends a line of JSON for each step, every few steps with a preview (what the UNet has in mind, as in section 3), and at the
+# A large model takes seconds for a picture, and those are long for whoever sees nothing. With `"stream": true` the endpoint sends a line of JSON for each step, every few steps with a preview (what the UNet has in mind, as in section 3), and at the
 # end the whole answer. (The local server streams. The Hugging Face image on AWS sends the same lines in one piece.)
 
 
@@ -779,7 +780,7 @@ when = times_of_day(workshop.model, open_pictures)
 view.table(Counter(when).most_common(), columns=["time of day", "of 16 pictures"])
 
 # %% [markdown]
-# The embedded model's training pictures had the three times of day equally often, and its answer mirrors that, as far as 16 pictures can tell. A model that learned from the web mirrors the web: ask it for *a
+# The embedded model's training pictures had the three times of day about equally often. Does its answer mirror that, as far as 16 pictures can tell? A model that learned from the web mirrors the web: ask it for *a
 # photo of a doctor* and count, and you will find who was photographed as a doctor how often. That is not a question of taste. It can be measured like anything else in this notebook: fix the
 # prompt, draw many, count, put an interval around it, and decide whether you may ship that.
 #
@@ -922,7 +923,7 @@ else:
 #
 # **Exercises**, with answers in the same file:
 #
-# - *Your own scheduler.* Replace `scheduler.step` in `draw_by_hand` by two lines of DDIM. Is your picture that of `"scheduler": "ddim"`?
+# - *Your own scheduler.* Replace `scheduler.step` in `draw_by_hand` by a few lines of DDIM. Is your picture that of `"scheduler": "ddim"`?
 # - *Walk between two prompts.* Mix the text encoder's vectors of two prompts, `(1 - w) * one + w * other`, and draw a row for five values of `w` with one seed.
 # - *Guidance by the clock.* Use guidance only in the first half of the steps, then only in the second. Which half decides what is drawn?
 # - *A word it has never seen.* The tokenizer knows `star`, and no training picture had one. What does the endpoint draw? (Notebook 3 teaches it.)
