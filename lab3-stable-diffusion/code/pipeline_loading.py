@@ -18,7 +18,13 @@ import torch  # noqa: E402
 from transformers.utils import logging as transformers_logging  # noqa: E402
 
 transformers_logging.set_verbosity_error()  # else a dozen lines on torchvision, which is not used
-from diffusers import DiffusionPipeline, StableDiffusionPipeline, StableDiffusionXLPipeline  # noqa: E402
+from diffusers import (  # noqa: E402
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.utils import logging  # noqa: E402
 
 gc.freeze()
@@ -33,7 +39,7 @@ from picture_request import Defaults  # noqa: E402
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL = 20_000_000  # parameters below which a network beside the UNet takes no time worth saving by fewer bits
-_WIDE = 192  # channels from which channels last is faster on a CPU (measured: 64 slower, 320 faster)
+_WIDE = 192  # a UNet's channels from which channels last is faster on a CPU (measured: 64 slower, 320 faster)
 DEFAULTS_FILE = "generation_defaults.json"
 
 
@@ -78,18 +84,24 @@ def load_pipeline(source: str, dtype_name: str, revision: str | None, variant: s
     if device.type == "cuda" and not offloaded:
         pipeline.to(device)
     weights = AdaptedWeights(pipeline, adapter_folders)
+    packed = sum(arrange(network, device) for network in networks)
     if device.type == "cpu":
-        count = sum(pack_linear_layers(network) for network in networks if network is not pipeline.vae)
-        note += f", {count} linear layers packed, {torch.get_num_threads()} threads"
-    if device.type != "cpu" or pipeline.unet.config.block_out_channels[0] >= _WIDE:
-        pipeline.unet.to(memory_format=torch.channels_last)
-        pipeline.vae.to(memory_format=torch.channels_last)
+        note += f", {packed} linear layers packed, {torch.get_num_threads()} threads"
     if offloaded:
         pipeline.enable_model_cpu_offload()
         note += ", networks wait in the CPU's memory for their turn: the GPU's is too small for all of them"
     if weights.names:
         note += f", LoRAs {', '.join(weights.names)}"
     return pipeline, weights, note
+
+
+def arrange(network: torch.nn.Module, device: torch.device) -> int:
+    """Lay out a network's weights as its device computes fastest; returns how many linear layers were packed."""
+    if isinstance(network, (UNet2DConditionModel, AutoencoderKL)):
+        narrow = isinstance(network, UNet2DConditionModel) and network.config.block_out_channels[0] < _WIDE
+        if device.type != "cpu" or not narrow:
+            network.to(memory_format=torch.channels_last)
+    return pack_linear_layers(network) if device.type == "cpu" else 0
 
 
 def load_defaults(pipeline, folders: list[Path]) -> Defaults:

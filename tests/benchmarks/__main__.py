@@ -11,10 +11,22 @@ from pathlib import Path
 # Before transformers is imported: nothing here needs the network, and progress bars would tear the output.
 os.environ |= {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 
-from tests.benchmarks import engines, measurements, model, openvino_engine, report, serve, training  # noqa: E402
+from tests.benchmarks import (  # noqa: E402
+    diffusion,
+    engines,
+    measurements,
+    model,
+    openvino_engine,
+    report,
+    serve,
+    training,
+)
 from tests.benchmarks.endpoints import ROOT, LocalSageMaker, local_sagemaker  # noqa: E402
 
-PARTS = ("naive", "serve", "first-token", "tokens", "overhead", "start", "engine", "precision", "openvino", "train")
+PARTS = (
+    *("naive", "serve", "first-token", "tokens", "overhead", "start", "engine", "precision", "openvino", "train"),
+    *("images", "unet-share", "unet-precision"),
+)
 _EMBEDDED = ROOT / "shared" / "models" / "language"
 
 
@@ -22,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print the tables, write them to bench.md and bench.json; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
-        description="Measure the speed of Lab 1's endpoint and Lab 2's training here. All parts: about 20 minutes.",
+        description="Measure the speed of Lab 1's and Lab 3's endpoints and of Lab 2's training here. All parts: about "
+        "25 minutes.",
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often A and B take turns (default 3)")
     parser.add_argument(
@@ -60,6 +73,16 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(server: LocalSageMaker, folder: Path, rounds: int, parts: set[str], notes: list[str]):
     if "overhead" in parts:
         yield measurements.overhead(server, rounds)
+    if not parts.isdisjoint({"images", "unet-share"}):
+        pipeline, drawn = diffusion.pipeline_folder(folder / "diffusion")
+        if "images" in parts:
+            yield diffusion.images_per_second(server, pipeline, drawn, rounds)
+        if "unet-share" in parts:
+            yield diffusion.share_outside_the_unet(pipeline, drawn, rounds)
+    if "unet-precision" in parts:
+        yield diffusion.unet_precision(rounds)
+    if parts <= {"overhead", "images", "unet-share", "unet-precision"}:
+        return
     weights = model.save_model(folder / "model")
     embedded = (_EMBEDDED / "config.json").is_file()
     what = "the embedded model" if embedded else "the 82M GPT-2: there is no embedded model in shared/models/language"

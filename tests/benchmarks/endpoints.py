@@ -79,8 +79,12 @@ class LocalSageMaker:
         return [event["message"] for event in events]
 
     def generate(self, name: str, prompt: str, **parameters) -> dict:
+        """One request to an endpoint of a language model, by boto3; returns its decoded answer."""
+        return self.invoke(name, {"inputs": prompt, "parameters": parameters})
+
+    def invoke(self, name: str, request: dict) -> dict:
         """One request to an endpoint, by boto3; returns its decoded answer."""
-        body = json.dumps({"inputs": prompt, "parameters": parameters})
+        body = json.dumps(request)
         answer = self.runtime.invoke_endpoint(EndpointName=name, ContentType="application/json", Body=body)
         return json.loads(answer["Body"].read())
 
