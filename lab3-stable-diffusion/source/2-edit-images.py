@@ -105,8 +105,8 @@ workshop.watch(endpoint)
 # %% [markdown]
 # ## 2. Pictures in a request
 #
-# JSON has no bytes, so a picture travels as the text of its PNG file in **base64**, there and back. Two functions do that: `ask` sends a request and turns every picture in it into text,
-# `draw` gives back the first picture of the answer, `draw_all` all of them.
+# JSON has no bytes, so a picture travels as the text of its PNG file in **base64**, there and back. `ask` sends a request and turns every picture in it into text,
+# `draw` gives back one picture, `draw_all` several with consecutive seeds.
 
 # %%
 import base64
@@ -135,14 +135,19 @@ def ask(prompt=None, **settings):
     return json.loads(response["Body"].read())
 
 
-def draw_all(prompt=None, **settings):
-    """The pictures of one request: as many as `num_images`, with consecutive seeds."""
-    return [view.as_picture(image) for image in ask(prompt, **settings)["images"]]
-
-
 def draw(prompt=None, **settings):
     """One picture."""
-    return draw_all(prompt, **settings)[0]
+    return view.as_picture(ask(prompt, **settings)["images"][0])
+
+
+def draw_all(prompt, seed=0, num_images=1, **settings):
+    """Pictures with consecutive seeds, as many in one request as the model draws in time."""
+    pictures = []
+    while len(pictures) < num_images:
+        count = min(num_images - len(pictures), workshop.model.at_once)
+        answer = ask(prompt, seed=seed + len(pictures), num_images=count, **settings)
+        pictures += [view.as_picture(image) for image in answer["images"]]
+    return pictures
 
 
 # %% [markdown]
@@ -217,7 +222,7 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# On the left nothing has changed; on the right nothing is left but the prompt. Useful strengths lie between, and *where* differs from edit to edit. Look for it in each row before you go on.
+# On the left the picture has won, on the right the prompt. Useful strengths lie between, and *where* may differ from edit to edit. Look for the turning point in each row before you go on.
 #
 # Now count. For each strength, of all seeds: does the picture show everything that the new prompt says?
 
@@ -289,12 +294,13 @@ for title, strengths in enough.items():
 # %%
 from editing import replacement
 from masks import area, box, ellipse, joined, overlay
+from PIL import ImageOps
 
 task = replacement(workshop.model)
 picture = first_right(task.before)
 right_half = box(picture.size, 0.5, 0, 1, 1)
 view.picture_grid(
-    [picture, right_half, overlay(picture, right_half)],
+    [picture, ImageOps.expand(right_half, 1, 128), overlay(picture, right_half)],
     column_labels=["the picture", "the mask", "what will be drawn anew"],
     title=task.before.prompt,
     width=170,
@@ -350,7 +356,8 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# With the first mask the old thing shows on all sides, and the model completes it: nothing else would fit. With the last mask little is held, and what should have stayed is drawn anew too.
+# Compare the counts, and look at *why* a picture is not right. Under a mask that is too small the old thing shows on all sides, and what fits best into the hole is more of it. Under one that is too large hardly
+# anything is held, and what should have stayed is drawn anew too.
 #
 # A mask can also *remove*: describe the picture without the thing.
 
@@ -429,9 +436,8 @@ from editing import landscape
 wish = landscape(workshop.model)
 picture = first_right(wish)
 more = picture.width // 2
-wide = draw_all(
-    wish.prompt, image=picture, outpaint={"left": more, "right": more}, seed=1, num_images=3
-)
+margins = {"left": more, "right": more}
+wide = [draw(wish.prompt, image=picture, outpaint=margins, seed=seed) for seed in (1, 2, 3)]
 view.picture_grid(
     [[picture], *([one] for one in wide)],
     row_labels=["the picture", *(f"extended, seed {seed}" for seed in (1, 2, 3))],
@@ -465,7 +471,7 @@ view.table(
 )
 
 # %% [markdown]
-# The prompt names a house and a tree, and so the model may draw them again in the new part: it does not know that they are there already, or that the canvas is larger than a picture. For an empty margin say what shall be in it.
+# The prompt names a house and a tree, and so the model may draw more of them in the new parts. It does not know that the canvas is larger than a picture, or that what it is asked for is there already.
 #
 # From here to a panorama it is a loop: extend to the right, cut off what is new with some of the old, extend again.
 
@@ -676,7 +682,8 @@ view.table(
 )
 
 # %% [markdown]
-# Latents change evenly, pictures do not: there is a stretch in which nearly nothing happens, and then within a step or two one thing becomes the other. Between two things that were drawn in training lies little that was.
+# The noise changes evenly, by the same angle at each step. The picture does not: compare the longest stride with the mean. Between two kinds of thing that were drawn in training lies nothing that was, and so somewhere on the way
+# one has to become the other, within few steps. Frames that show "neither" are on that stretch.
 #
 # ## 9. Clean up
 
