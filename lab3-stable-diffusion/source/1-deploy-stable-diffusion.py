@@ -649,7 +649,7 @@ view.shares_with_interval(
 )
 
 # %% [markdown]
-# Where does it go wrong? Of the pictures that are not right, this is what was wrong with them:
+# Where does it go wrong? A picture can be wrong in several ways. (`count`: more or fewer things than named; `parts`: the same, in a landscape.)
 
 # %%
 wrong = Counter(name for mark in found for name in mark.wrong)
