@@ -22,7 +22,7 @@ _PREDICTIONS = ("epsilon", "v_prediction")
 _LARGE = 50e6  # parameters of a UNet; the embedded model has a few million, Stable Diffusion 860
 # By method: learning rate and steps of a small model (measured on the embedded one) and of a large one (customary).
 _SETTINGS = {
-    "lora": ((2e-3, 200), (1e-4, 500)),
+    "lora": ((2e-3, 250), (1e-4, 500)),
     "dreambooth": ((5e-4, 200), (2e-6, 400)),
     "textual_inversion": ((3e-2, 300), (2e-3, 2000)),
     "full": ((1e-3, 300), (1e-5, 1000)),
@@ -157,7 +157,7 @@ def _complete(options: argparse.Namespace, base: BasePipeline) -> None:
     defaults = {
         "learning_rate": rate,
         "max_train_steps": None if options.num_train_epochs else steps,
-        "train_batch_size": 8 if base.small else 1,
+        "train_batch_size": 4 if base.small else 1,
         "resolution": own,
         "lora_target_modules": "all" if base.small else "attention",
         # A model that has never seen the word needs its text encoder to take it in; SDXL's are large and know words.
@@ -183,7 +183,7 @@ def _precision(options: argparse.Namespace, base: BasePipeline) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     flags = Path("/proc/cpuinfo")
     has_bf16 = flags.is_file() and any(name in flags.read_text() for name in ("avx512_bf16", "amx_bf16"))
-    return torch.bfloat16 if has_bf16 and not base.small else torch.float32
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def _with_index(folder: Path, what: str) -> Path:

@@ -26,6 +26,7 @@ from tiny_diffusion_models import CAPTIONS, save_tiny_pipeline, save_tiny_xl_pip
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "lab3-stable-diffusion" / "code"
 SMALL = ("--train_batch_size", 4, "--logging_steps", 2, "--num_inference_steps", 2, "--guidance_scale", 3)
+SMALL += ("--precision", "fp32")
 SILENT = (*SMALL, "--num_validation_images", 0)
 LORA = "pytorch_lora_weights.safetensors"
 
