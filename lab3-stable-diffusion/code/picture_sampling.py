@@ -100,6 +100,8 @@ class PictureSampler:
     def __init__(self, pipeline, weights: AdaptedWeights):
         self.pipeline, self.weights = pipeline, weights
         self._unet, self._vae = pipeline.unet, pipeline.vae
+        # Asked for once: diffusers looks at every parameter to answer, a millisecond each time.
+        self._unet_dtype, self._vae_dtype = pipeline.unet.dtype, pipeline.vae.dtype
         self._device = pipeline._execution_device
         self._schedulers = SchedulerFactory(pipeline.scheduler)
         self._is_xl = getattr(pipeline, "text_encoder_2", None) is not None
@@ -160,7 +162,7 @@ class PictureSampler:
         options["negative_prompt"] = request.negative_prompt or None
         found = self.pipeline.encode_prompt(request.prompt, **options)
         pairs = [pair[::-1] if request.guided else pair[:1] for pair in (found[:2], found[2:]) if pair]
-        joined = [torch.cat(pair).to(self._unet.dtype) for pair in pairs]
+        joined = [torch.cat(pair).to(self._unet_dtype) for pair in pairs]
         conditions = Conditions(joined[0], joined[1] if self._is_xl else None)
         self._prompts[key] = conditions
         if len(self._prompts) > _REMEMBERED_PROMPTS:
@@ -205,7 +207,7 @@ class PictureSampler:
         sizes = None
         if self._is_xl:
             size = (request.height, request.width)
-            sizes = torch.tensor([*size, 0, 0, *size], device=self._device, dtype=self._unet.dtype)
+            sizes = torch.tensor([*size, 0, 0, *size], device=self._device, dtype=self._unet_dtype)
         scale = request.guidance_scale
         return Sample(conditions, scale, scheduler, timesteps, latents, generator, known, beside, sizes)
 
@@ -242,7 +244,7 @@ class PictureSampler:
         inputs, timesteps, embeddings, pooled, sizes = zip(*rows, strict=True)
         added = {"text_embeds": torch.stack(pooled), "time_ids": torch.stack(sizes)} if self._is_xl else None
         return self._unet(
-            torch.cat(inputs).to(self._unet.dtype),
+            torch.cat(inputs).to(self._unet_dtype),
             torch.stack(timesteps).to(self._device),
             encoder_hidden_states=torch.stack(embeddings),
             added_cond_kwargs=added,
@@ -252,13 +254,13 @@ class PictureSampler:
     def _encoded(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """float32 latents, drawn from what the autoencoder makes of pixels [1, 3, height, width]."""
         self._save_memory(pixels.shape[2] * pixels.shape[3])
-        drawn = self._vae.encode(pixels.to(self._device, self._vae.dtype)).latent_dist.sample(generator)
+        drawn = self._vae.encode(pixels.to(self._device, self._vae_dtype)).latent_dist.sample(generator)
         return drawn.float() * self._vae.config.scaling_factor
 
     def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
         """float32 pixels [pictures, 3, height, width] from -1 to 1, of as many at a time as memory allows."""
         at_once = self._save_memory(latents.shape[2] * latents.shape[3] * self.pipeline.vae_scale_factor**2)
-        latents = (latents / self._vae.config.scaling_factor).to(self._vae.dtype)
+        latents = (latents / self._vae.config.scaling_factor).to(self._vae_dtype)
         parts = [self._vae.decode(part, return_dict=False)[0] for part in latents.split(at_once)]
         return torch.cat(parts).float()
 
@@ -266,7 +268,7 @@ class PictureSampler:
         """Have pictures of so many pixels computed in tiles if one does not fit; returns how many fit at once."""
         channels = self._vae.config.block_out_channels
         # At full size the decoder holds about six tensors of the width before last.
-        needed = 6 * pixels * channels[min(1, len(channels) - 1)] * self._vae.dtype.itemsize
+        needed = 6 * pixels * channels[min(1, len(channels) - 1)] * self._vae_dtype.itemsize
         room = free_memory(self._device) // 2
         if needed > room:
             self._vae.enable_tiling()
