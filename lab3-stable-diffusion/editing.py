@@ -15,6 +15,9 @@ from prompt_adherence import clip_scores
 from shared.pretraining.pictures.description import Named
 from shared.pretraining.pictures.judge import judge
 
+# How far, of 255, the endpoint's watermark moves a pixel at most (code/watermark.py; 4 was the most in drawings).
+WATERMARK = 8
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -96,8 +99,12 @@ def moved(picture: Image.Image, other: Image.Image) -> float:
 
 
 def changed(picture: Image.Image, other: Image.Image, where: Image.Image) -> tuple[int, int]:
-    """Of the pixels where the mask `where` is white: how many differ at all, and how many there are."""
-    differ = _difference(picture, other).max(-1) > 0
+    """Of the pixels where the mask `where` is white: how many differ, and how many there are.
+
+    In pictures of 256 pixels a side and more, a difference that the endpoint's watermark can make does not count.
+    """
+    most = WATERMARK if min(picture.size) >= 256 else 0
+    differ = _difference(picture, other).max(-1) > most
     inside = np.asarray(where.convert("L")) > 127
     if inside.shape != differ.shape:
         raise ValueError(f"a mask of {where.size} pixels does not fit a picture of {picture.size}")

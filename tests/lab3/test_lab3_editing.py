@@ -77,6 +77,17 @@ def test_what_moved_and_what_changed_is_counted():
         changed(before, after, box((32, 32), 0, 0, 1, 1))
 
 
+def test_the_watermark_of_large_pictures_is_no_change():
+    sys.path.insert(0, str(Path(__file__).parents[2] / "lab3-stable-diffusion" / "code"))
+    from watermark import add_watermark
+
+    large = Image.effect_noise((256, 256), 60).convert("RGB")
+    marked, everything = add_watermark(large), box((256, 256), 0, 0, 1, 1)
+    assert moved(large, marked) > 0 and changed(large, marked, everything)[0] == 0
+    marked.paste((0, 0, 0), (0, 0, 16, 16))
+    assert changed(large, marked, everything)[0] > 200
+
+
 def test_a_seam_is_where_columns_differ():
     picture = Image.new("RGB", (32, 8), "black")
     picture.paste((30, 30, 30), (20, 0, 32, 8))
