@@ -1,7 +1,6 @@
 """The upscaler of Lab 3's container: the network's folder, tiles, and what it refuses; the embedded one's gain."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-CODE = Path(__file__).parents[2] / "lab3-stable-diffusion" / "code"
+from shared.image_quality import psnr
+from shared.pretraining.upscaler.data import smaller
+from shared.pretraining.upscaler.evaluation import GROUPS, bicubic, held_out, worn
+from shared.pretraining.upscaler.export import export
+from shared.pretraining.upscaler.recipe import network
+
 MODEL = Path(__file__).parents[2] / "shared" / "models" / "upscaler"
-sys.path.insert(0, str(CODE))
-
-from upscaler import Upscaler, load_upscaler, upscale  # noqa: E402
-
-from shared.image_quality import psnr  # noqa: E402
-from shared.pretraining.upscaler.data import smaller  # noqa: E402
-from shared.pretraining.upscaler.evaluation import GROUPS, bicubic, held_out, worn  # noqa: E402
-from shared.pretraining.upscaler.export import export  # noqa: E402
+# By its path, since sys.path has the code folders of several labs, with modules of the same names.
+MODULE = network()
+Upscaler, load_upscaler, upscale = MODULE.Upscaler, MODULE.load_upscaler, MODULE.upscale
 
 
 @pytest.fixture(scope="module")
