@@ -32,7 +32,7 @@
 # You should know some Python. Two words of mathematics help: *variance* says how far numbers spread around their average, and *deviation* is its square root.
 
 # %% tags=["parameters"]
-TRAINING_STEPS = 700  # of the small denoiser in section 6: about a minute on two cores
+TRAINING_STEPS = 600  # of the small denoiser in section 6: about a minute on two cores
 MODEL_FOLDER = "../shared/models/diffusion"  # the embedded Stable Diffusion, from section 9 on
 
 # %%
@@ -618,7 +618,7 @@ print(", ".join(f"{name}: {value:.4f}" for name, value in means.items()))
 #
 # A guessed noise implies a picture: take the noise away, and divide by the signal. Before we run anything backwards, look at these pictures. An unseen landscape with less and less noise; and what the network takes it for.
 #
-# Below it stands the *ideal* guess. If there were no landscapes but our 4,000, one could compute it: each of the 4,000 is as probable as the noise would have to be that turns it into what we see, and the guess with the smallest squared error is the average, weighted by that.
+# Below it stands the *ideal* guess. If there were no landscapes but our 4,000, one could compute it. The less noise it takes to turn one of them into what we see, the more probable it is; the guess with the smallest squared error is the average of all, each weighted by how probable it is.
 
 # %%
 darkest, brightest = pictures.min(), pictures.max()
@@ -672,7 +672,7 @@ view.table(errors, columns=["time", "error of the network", "error of the ideal 
 
 # %%
 @torch.inference_mode()
-def reverse(network, noise, steps):
+def reverse(network, noise, steps, fresh=0.0):
     """From pure noise to pictures; gives after each step the noisy and the guessed pictures."""
     noisy = noise.contiguous(memory_format=torch.channels_last)
     times = torch.linspace(1, 0, steps + 1)
@@ -682,13 +682,14 @@ def reverse(network, noise, steps):
         yield noisy, picture
         signal, amount = rates(t)
         noise = (noisy - signal * picture) / amount
+        noise = mixed(noise, torch.randn_like(noise), fresh)  # see below
         signal, amount = rates(then.expand(len(noisy)))
         noisy = signal * picture + amount * noise
 
 
-def sample(network, noise, steps=30):
+def sample(network, noise, steps=30, fresh=0.0):
     """The pictures that some noise becomes."""
-    *_, (_, picture) = reverse(network, noise, steps)
+    *_, (_, picture) = reverse(network, noise, steps, fresh)
     return picture
 
 
@@ -718,7 +719,24 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# For a minute on a laptop that is much: skies and seas, trees, sails, lit windows. There are also two moons at times, and hills that cannot decide: the network is small and has seen each picture about five times. Are these new pictures, or did it learn the training set by heart? We look for the nearest of the 4,000 training pictures.
+# Skies and seas, trees, sails: much for a minute. But two moons stand in one sky, and hills cannot decide. Something goes wrong early, when all is fog, and each later step carries it along: the noise that is left was computed from the wrong guess.
+#
+# **Fresh noise.** The first diffusion models did otherwise. Before a step back, part of the guessed noise is exchanged for new noise (`fresh` in the code above). It hides what was settled a moment ago, and the network has to look again. The price: the same start no longer gives the same picture.
+
+# %%
+SHARES = {"none fresh": 0.0, "30% fresh": 0.3, "60% fresh": 0.6, "all fresh": 1.0}
+torch.manual_seed(9)
+drawn_with = {name: sample(average, noise, fresh=share) for name, share in SHARES.items()}
+view.picture_grid(
+    [shown(found[:8]) for found in drawn_with.values()],
+    row_labels=list(SHARES),
+    alt="With more fresh noise the landscapes are cleaner: one sun, one mountain, a whole boat; "
+    "with all of it fresh some are empty",
+    width=84,
+)
+
+# %% [markdown]
+# How good is that, in numbers? And are these new pictures, or did the network learn the training set by heart? For each picture we look for the nearest of the 4,000 training pictures. Real pictures that were never trained on say what is normal. The other measure is the amount of detail: the mean difference of neighbouring pixels.
 
 
 # %%
@@ -728,7 +746,19 @@ def nearest(pictures):
     return far.min(dim=1)
 
 
-ours = sample(average, noise)
+def detail(pictures):
+    """Mean absolute difference of pixels side by side."""
+    return pictures.diff(dim=3).abs().mean().item()
+
+
+rows = []
+for name, found in {**drawn_with, "unseen real ones": unseen}.items():
+    low, median, high = np.quantile(nearest(found).values, (0.1, 0.5, 0.9))
+    rows.append((name, f"{median:.2f}", f"{low:.2f} to {high:.2f}", f"{detail(found):.3f}"))
+view.table(rows, columns=["pictures", "distance to the nearest", "80% of them", "detail"])
+
+# %%
+ours = drawn_with["60% fresh"]
 distance, which = nearest(ours)
 view.picture_grid(
     [shown(ours[:8]), shown(training[which[:8]])],
@@ -737,20 +767,17 @@ view.picture_grid(
     width=84,
 )
 
-# %%
-for name, values in {"drawn": distance, "unseen real ones": nearest(unseen)[0]}.items():
-    low, middle_one, high = np.quantile(values, (0.1, 0.5, 0.9))
-    print(f"{name}: median distance {middle_one:.2f}, 80% of them from {low:.2f} to {high:.2f}")
-
 # %% [markdown]
-# The pictures drawn are no nearer to the training set than real pictures that it has never seen. So they are not copies.
+# Without fresh noise the pictures are further from the training set than real ones, because they are less like landscapes. With it they come about as near as real pictures that the network has never seen: landscapes of the same kind, and not copies. Too much of it also hides what was right, and the pictures become emptier than real ones.
+#
+# We go on without fresh noise, because the next questions need pictures that can be repeated.
 #
 # **How many steps?** Every step costs one run of the network. We draw from the same noise in 1 to 60 steps, and measure how far the result is from that of 120.
 
 # %%
 COUNTS = (1, 2, 4, 8, 15, 30, 60)
-finest = sample(average, noise[:12], 120)
-by_steps = {count: sample(average, noise[:12], count) for count in COUNTS}
+finest = sample(average, noise[:8], 120)
+by_steps = {count: sample(average, noise[:8], count) for count in COUNTS}
 off = [(by_steps[count] - finest).square().mean().sqrt().item() for count in COUNTS]
 view.picture_grid(
     [
@@ -789,18 +816,13 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# On the sphere each stop is a landscape of its own, and the change is gradual. On the straight way the deviation sinks in the middle. What that does to the pictures, we count at the middle of sixteen such ways, by the mean difference of neighbouring pixels.
+# On the sphere each stop is a landscape of its own, and the change is gradual. On the straight way the deviation sinks in the middle. What that does to the pictures, we measure at the middle of sixteen such ways.
 
 
 # %%
-def detail(pictures):
-    """Mean absolute difference of pixels side by side."""
-    return pictures.diff(dim=3).abs().mean().item()
-
-
 others = noise.roll(1, dims=0)
 middles = {
-    "ends of the ways": ours,
+    "ends of the ways": drawn_with["none fresh"],
     "middle, on the sphere": sample(average, (noise + others) / 2**0.5),
     "middle, straight": sample(average, (noise + others) / 2),
 }
@@ -960,14 +982,23 @@ def right(pictures, named):
 
 
 rows = [
-    (name, f"{psnr(found, to_test).mean():.1f} dB", f"{np.mean(right(found, named)):.0%}")
+    (name, f"{psnr(found, to_test).mean():.1f} dB", f"{np.mean(right(found[:24], named[:24])):.0%}")
     for name, found in {"original": to_test, **kept_by}.items()
 ]
 rows[0] = (rows[0][0], "", rows[0][2])
-view.table(rows, columns=["48 pictures", "PSNR", "caption still holds"])
+view.table(rows, columns=["48 pictures", "PSNR", "caption still holds, first 24"])
 
 # %% [markdown]
-# From the same number of numbers the autoencoder makes edges where PCA makes steps and smears. It can because it is not linear: it knows what edges look like in pictures *like these*. That is also its limit: shown pictures of quite another kind, it would do worse.
+# From the same number of numbers the autoencoder makes edges where PCA makes steps and smears. It can because it is not linear: it knows what edges look like in pictures *like these*. That is also its limit. Pictures of another kind, here squares of random colours, it keeps no better than PCA does, or worse:
+
+# %%
+strange = nn.functional.interpolate(torch.rand(8, 3, 43, 43) * 2 - 1, 128)
+with torch.inference_mode():
+    returned = autoencoder.decode(autoencoder.encode(strange).latent_dist.mean).sample.clamp(-1, 1)
+for name, found in {"autoencoder": returned, "PCA": pca(strange, 4)}.items():
+    print(f"{name}: {psnr(found, strange).mean():.1f} dB")
+
+# %% [markdown]
 #
 # **Variational.** Stable Diffusion's autoencoder is a *variational* one, a **VAE** ([Kingma and Welling 2013](https://arxiv.org/abs/1312.6114)). Its encoder gives no point but a small cloud: a mean $\mu$ and a deviation $\sigma$ for each latent; the decoder gets a point drawn from the cloud. So it must
 # learn that neighbouring points mean nearly the same picture. A second term of the loss (the *Kullback–Leibler divergence*) pulls all clouds gently towards a normal distribution of mean 0 and variance 1, so that they lie together without gaps.
@@ -1028,13 +1059,21 @@ view.picture_grid(
 # passages.) We train such a pair in seconds: a bag of word vectors, and four layers for the picture.
 
 # %%
-texts_named = [description(8, number, {"single": 1, "scene": 1}) for number in range(2756)]
-captions = [caption(found, Random(number))[0] for number, found in enumerate(texts_named)]
-small = np.stack([np.asarray(draw(found, side=32)) for found in texts_named])
+things = [description(8, number, {"single": 1, "scene": 1}) for number in range(2756)]
+captions = [caption(found, Random(number))[0] for number, found in enumerate(things)]
+small = np.stack([np.asarray(draw(found, side=32)) for found in things])
 small = torch.from_numpy(small).permute(0, 3, 1, 2) / 127.5 - 1
-tokens = pipe.tokenizer(
-    captions, padding="max_length", max_length=32, return_tensors="pt"
-).input_ids
+
+
+def tokenized(texts):
+    """The numbers of the texts' tokens, each text filled up to the same length."""
+    length = pipe.tokenizer.model_max_length
+    return pipe.tokenizer(
+        texts, padding="max_length", max_length=length, return_tensors="pt"
+    ).input_ids
+
+
+tokens = tokenized(captions)
 for text, ids in list(zip(captions, tokens.tolist()))[:3]:
     print(text, "->", [number for number in ids if number != pipe.tokenizer.pad_token_id])
 
@@ -1071,7 +1110,7 @@ with torch.inference_mode():
     untrained_scores = similarities(small[test], tokens[test])
 parts = [*text_encoder.parameters(), *picture_encoder.parameters(), sharpening]
 optimizer = torch.optim.Adam(parts, lr=2e-3)
-for _ in trange(400, desc="two encoders", unit="step", mininterval=2, file=sys.stdout):
+for _ in trange(300, desc="two encoders", unit="step", mininterval=2, file=sys.stdout):
     chosen = torch.randint(2500, (96,))
     loss = contrastive_loss(small[chosen], tokens[chosen])
     optimizer.zero_grad()
@@ -1085,7 +1124,7 @@ with torch.inference_mode():
 
 # %%
 eight = [0, 1, 2, 3, 4, 5, 6, 7]
-figure, axes = pyplot.subplots(1, 2, figsize=(10.4, 4.6), sharey=True)
+figure, axes = pyplot.subplots(1, 2, figsize=(10.4, 4.0), sharey=True)
 for axis, name, found in zip(axes, ("untrained", "trained"), (untrained_scores, scores)):
     matrix = found[eight][:, eight].T
     axis.imshow(matrix, cmap="Blues", vmin=0, vmax=0.8)
@@ -1093,12 +1132,11 @@ for axis, name, found in zip(axes, ("untrained", "trained"), (untrained_scores, 
         for column in range(8):
             value = matrix[row, column].item()
             colour = "white" if value > 0.4 else "#333333"
-            axis.text(
-                column, row, f"{value:.1f}", ha="center", va="center", color=colour, fontsize=8
-            )
+            shown_value = f"{value:.1f}".replace("-0.0", "0.0")
+            axis.text(column, row, shown_value, ha="center", va="center", color=colour, fontsize=8)
     axis.set_title(name, pad=44)
     axis.set_xticks([])
-    axis.set_yticks(range(8), [captions[2500 + number] for number in eight], fontsize=8.5)
+    axis.set_yticks(range(8), [captions[2500 + number] for number in eight], fontsize=9)
     axis.grid(False)
     for place, number in enumerate(eight):
         inset = axis.inset_axes((place / 8 + 0.006, 1.015, 0.113, 0.113))
@@ -1134,11 +1172,11 @@ view.table(
 )
 
 # %% [markdown]
-# Two encoders that share a space are good for more than this. They search pictures by words without any labels, they sort pictures into classes of which they only know the names, and they score how well a picture fits a prompt. A search:
+# Two encoders that share a space are good for more than this. They score how well a picture fits a prompt; notebook 1 does that. They search pictures by words, without any labels:
 
 # %%
-asked = ["a heart", "a boat at night", "a house in the snow"]
-ids = pipe.tokenizer(asked, padding="max_length", max_length=32, return_tensors="pt").input_ids
+asked = ["on an orange background", "a boat at night", "a house in the snow"]
+ids = tokenized(asked)
 with torch.inference_mode():
     best = similarities(small[test], ids).topk(6, dim=0)
 view.picture_grid(
@@ -1149,6 +1187,39 @@ view.picture_grid(
 )
 
 # %% [markdown]
+# And they sort pictures into classes of which they know nothing but the names (**zero-shot** classification): the class is the one whose text is nearest.
+
+# %%
+from shared.pretraining.pictures.vocabulary import COLOURS, SHAPES
+
+QUESTIONS = {
+    "background": {colour: f"on a {colour} background" for colour in COLOURS},
+    "time": {"day": "by day", "sunset": "at sunset", "night": "at night"},
+    "ground": {
+        "grass": "on grass",
+        "lake": "on a lake",
+        "desert": "in the desert",
+        "snow": "in the snow",
+    },
+    "shape": {shape: f"a {shape}" for shape in SHAPES},
+}
+rows = []
+for name, texts in QUESTIONS.items():
+    truth = [
+        getattr(getattr(found, "thing", found), name, getattr(found, name, None))
+        for found in things[2500:]
+    ]
+    asked_of = [number for number, value in enumerate(truth) if value in texts]
+    ids = tokenized(list(texts.values()))
+    with torch.inference_mode():
+        nearest_text = similarities(small[2500:][asked_of], ids).argmax(1).tolist()
+    hit = [list(texts)[c] == truth[number] for c, number in zip(nearest_text, asked_of)]
+    rows.append((name, len(texts), f"{1 / len(texts):.0%}", f"{np.mean(hit):.0%}"))
+view.table(rows, columns=["what is asked", "classes", "by chance", "right"])
+
+# %% [markdown]
+# What tells the pairs of a batch apart most easily is learned first: backgrounds, times of day. A shape is a few pixels' matter, and our training is over before it gets to them. We had 2,500 pairs and seconds; CLIP had 400 million and weeks.
+#
 # Our bag of words knows no order: to it, "a house left of a tree" and "a tree left of a house" are the same. CLIP's text encoder is a transformer and reads the words in order. Stable Diffusion uses that text encoder, ready-made and frozen, and takes from it not one vector but one for *each token*.
 # (The embedded model's text encoder has the same architecture and was trained together with its U-Net.)
 #
@@ -1162,14 +1233,12 @@ view.picture_grid(
 # (DPM-Solver++) that looks back at the step before. Here is all of it, without a library's pipeline:
 
 # %%
-tokenizer, encoder, unet, scheduler = pipe.tokenizer, pipe.text_encoder, pipe.unet, pipe.scheduler
+encoder, unet, scheduler = pipe.text_encoder, pipe.unet, pipe.scheduler
 
 
 def states(texts):
     """One vector for each token of each text."""
-    length = tokenizer.model_max_length
-    padded = tokenizer(texts, padding="max_length", max_length=length, return_tensors="pt")
-    return encoder(padded.input_ids).last_hidden_state
+    return encoder(tokenized(texts)).last_hidden_state
 
 
 @torch.inference_mode()
@@ -1264,7 +1333,7 @@ view.picture_grid(
 #
 # $$\hat\varepsilon = \hat\varepsilon_{\text{without}} + g\,(\hat\varepsilon_{\text{with}} - \hat\varepsilon_{\text{without}})$$
 #
-# At $g = 0$ the text is ignored, at 1 it is taken as it is, and beyond that the picture is made *more* like the text than any training picture was. (The prompt for "without" need not be empty. If it names what you do not want, the picture is pushed away from that: a **negative prompt**.) We draw twelve prompts at six scales, each prompt from one
+# At $g = 0$ the text is ignored, at 1 it is taken as it is, and beyond that what it contributes is exaggerated. (The prompt for "without" need not be empty. If it names what you do not want, the picture is pushed away from that: a **negative prompt**.) We draw twelve prompts at six scales, each prompt from one
 # seed, and let the judge look at all of them.
 
 # %%
@@ -1297,7 +1366,7 @@ view.table(
 )
 
 # %% [markdown]
-# Too little, and the picture obeys half of the prompt. Too much, and colours are driven to the edge of what can be shown and forms suffer. In between is a wide plateau; where it lies depends on the model (about 7 for Stable Diffusion 1.5). Notebook 1 measures it with more pictures.
+# Too little, and the picture obeys half of the prompt. Too much, and colours are driven to the edge of what can be shown and forms suffer. In between is a wide plateau; where it lies depends on the model (7.5 is usual for Stable Diffusion 1.5). Notebook 1 measures it with more pictures.
 #
 # ## 13. The family
 #
@@ -1314,12 +1383,12 @@ view.table(
 #
 # - **GLIDE** ([2021](https://arxiv.org/abs/2112.10741)): diffusion on pixels with a text encoder trained along with it, and an upscaler behind it. It compared guidance by CLIP with classifier-free guidance; the latter won. It also inpainted.
 # - **DALL·E 2** ([2022](https://arxiv.org/abs/2204.06125)): makes a picture's CLIP vector first. A **prior**, itself a diffusion model, turns the vector of the text into one that a fitting *picture* might have; a decoder then diffuses a picture that has this vector, and two upscalers enlarge it from 64 to 1,024 pixels.
-# - **Imagen** ([2022](https://arxiv.org/abs/2205.11487)): shows that a large language model that was trained on text alone is a better text encoder than CLIP's, and that making it larger helps more than a larger U-Net. A cascade on pixels: 64, 256, 1,024.
+# - **Imagen** ([2022](https://arxiv.org/abs/2205.11487)): shows that a large language model that was trained on text alone serves better than CLIP's text encoder, and that making it larger helps more than a larger U-Net. A cascade on pixels: 64, 256, 1,024.
 # - **Diffusion transformers** ([Peebles and Xie 2022](https://arxiv.org/abs/2212.09748)): the U-Net's place is taken by a transformer, for which the latents are cut into patches as a text is into tokens. It grows more predictably with compute; Stable Diffusion 3 and most newer models are built so.
 #
 # All of them are this notebook with other parts: what the noise is added to, which network guesses it, and what the words become before they reach it.
 #
-# One more thing to keep in mind. Such a model draws what its training pictures and captions were like. Ours knows houses with one window; a model of the internet's pictures knows the internet's prejudices. Guidance makes the typical more typical. What to measure about that, and what to decide, comes up again in the next notebooks.
+# One more thing to keep in mind. Such a model draws what its training pictures and captions were like. Ours knows houses with one window; a model of the internet's pictures knows the internet's prejudices. Guidance makes the typical more typical. So ask of every such model what it was trained on, and what is missing there; and look at many pictures of one prompt before you trust it with people.
 #
 # ## 14. Clean up
 #
@@ -1331,7 +1400,7 @@ view.table(
 # - A schedule decides how the time is spent between picture and noise. The network is told the time by waves.
 # - A U-Net looks at much of the picture and keeps its details; residual blocks hand on what came in; upsampling before convolving avoids checkerboards.
 # - Training is guessing noise. The averaged weights are better than the last.
-# - Backwards, the first guess is the average of everything, and each step narrows it down. Some 20 to 30 steps do.
+# - Backwards, the first guess is the average of everything, and each step narrows it down. Some 20 to 30 steps do. Fresh noise on the way mends early mistakes.
 # - An autoencoder keeps far more than PCA in the same room. A VAE makes its room smooth; the reparameterisation trick lets it learn.
 # - Contrastive training puts words and pictures into one space; guidance exaggerates what the words contribute.
 #
@@ -1342,13 +1411,13 @@ view.table(
 # 3. After 20 training steps the EMA weights draw worse than the last weights. Is something broken?
 # 4. A colleague interpolates between two noises by $(a + b)/2$ and gets pale pictures. Which factor repairs it?
 # 5. An autoencoder with eight times the latents gives 6 dB more. Why not use it?
-# 6. What do you get at guidance 0, and what at guidance −2?
+# 6. Why can guidance 1 be computed in half the time of guidance 4?
 #
 # **Try it**, with answers in the same file:
 #
 # - *How much must PCA keep?* In section 9, raise the count for PCA until its PSNR is that of the autoencoder. How many numbers is that?
-# - *Fresh noise.* The first diffusion models added fresh noise after each step backwards. In `reverse`, replace the guessed noise in the last line by `torch.randn_like(noise)`. What becomes of the pictures with 30 steps, and with 300?
-# - *No copies across.* In `small_unet.py`, let the U-Net forget what it kept (`kept.append(0 * found)`), restart the kernel, and train again. What does the loss on unseen pictures say, and at which times most?
-# - *The other schedule.* Train with the `linear` schedule in place of `offset_cosine` in `rates`, starting from $t = 0.01$. What do the pictures look like with 30 steps?
+# - *More fresh noise.* Draw with all noise fresh in 10, 30 and 300 steps. What happens to the detail, and why?
+# - *No copies across.* Train with `TRAINING_STEPS = 150`. Then let the U-Net forget what it kept (`kept.append(0 * found)` in `small_unet.py`), restart the kernel, and train as long again. What does the loss on unseen pictures say, and at which times most?
+# - *Less than nothing.* `paint` the three prompts of section 11 at guidance 0 and −2.
 #
 # **Next:** [notebook 1](1-deploy-stable-diffusion.ipynb) deploys a Stable Diffusion and turns every knob that it has.
