@@ -17,13 +17,30 @@ from shared.pretraining.pictures.examples import Example, examples_of
 from shared.pretraining.pictures.from_above import CLASSES
 from shared.pretraining.pictures.from_above_judge import class_from_above
 from shared.pretraining.pictures.judge import judge
+from shared.pretraining.pictures.vocabulary import COLOURS, MASCOT
 
 _JUDGED_AT = 128  # pixels; larger pictures, of larger models, are made smaller first
 
 
-def pictures_of(subject: str, count: int, word: str | None = None, seed: int = 0) -> list[Example]:
-    """Pictures of a subject with captions; with `word`, that stands for the subject's name in them."""
-    return [replace(e, text=reworded(e.text, subject, word)) for e in examples_of(subject, count, seed=seed)]
+def pictures_of(subject: str, count: int, word: str | None = None) -> list[Example]:
+    """Pictures of a subject that differ in colours, with captions; with `word`, that stands for the subject's name.
+
+    Whoever chooses few pictures chooses different ones, and says in the caption what is not the subject.
+    """
+    found: list[Example] = []
+    colours, backgrounds = set(), set()
+    for example in examples_of(subject, 100 * count):
+        colour, background = example.named.things[0][1], example.named.background
+        plain = background and "," not in example.text and (colour or subject == MASCOT)
+        if plain and background not in backgrounds and (colour is None or colour not in colours):
+            found.append(replace(example, text=reworded(example.text, subject, word)))
+            colours.add(colour)
+            backgrounds.add(background)
+        if len(found) == count:
+            return found
+        if len(backgrounds) == len(COLOURS) - 1:
+            colours, backgrounds = set(), set()
+    raise ValueError(f"there are not {count} such pictures of {subject!r}")
 
 
 def prompts_of(subject: str, count: int) -> list[Trial]:

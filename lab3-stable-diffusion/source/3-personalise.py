@@ -37,7 +37,7 @@
 BACKEND = "auto"  # "auto", "local" or "sagemaker"
 MODEL = "embedded"  # or another name of the table in this lab's README.md
 KEEP = False  # True keeps the endpoint when the notebook ends
-TRIALS = 24  # prompts for each measurement
+TRIALS = 18  # prompts for each measurement, a multiple of 6
 
 # %%
 import sys
@@ -56,6 +56,9 @@ workshop
 # So we take five, each with a caption in the words that the model knows, and one that it does not.
 
 # %%
+import transformers
+
+transformers.logging.set_verbosity_error()  # no warnings about parts that we do not use
 from personalising import pictures_of
 
 SUBJECTS = ("star", "zobi")
@@ -142,9 +145,15 @@ print("old  |", old_prompts[0], "|", old_prompts[-1])
 # which it draws pictures before it trains. Textual inversion begins at the vector of a word that is somewhat like what is meant, `initializer_token`.
 
 # %%
-KEPT = (
-    "a red circle on a white background | a large blue heart | a white cross on a red background"
-    " | a green square left of a yellow ring | a house in the snow at night | a boat on a lake at sunset"
+KEPT = " | ".join(
+    [
+        "a red circle on a white background",
+        "a large blue heart",
+        "a white cross on a red background",
+        "a green square left of a yellow ring",
+        "a house in the snow at night",
+        "a boat on a lake at sunset",
+    ]
 )
 METHODS = {
     "LoRA": {"method": "lora"},
@@ -254,7 +263,31 @@ jobs = run(wanted)
 # pictures, and counts.
 
 # %%
-print("\n".join(workshop.logs(jobs["star", "LoRA"], last=200)[-14:]))
+lines = workshop.logs(jobs["star", "LoRA"], last=200)
+first = next(number for number, line in enumerate(lines) if line.startswith("Model:"))
+print(
+    "\n".join(line for line in lines[first:] if line.startswith(("Model", "Data", "Train", "step")))
+)
+
+# %% [markdown]
+# One more job starts now, for section 7, and is not waited for: another domain, with nothing but the name of a class as caption.
+
+# %%
+from shared.pretraining.pictures.examples import examples_from_above
+from shared.pretraining.pictures.from_above import CLASSES
+
+PER_CLASS = 4
+above = examples_from_above(12)
+names = [name for name in CLASSES for _ in range(PER_CLASS)]
+write_image_folder("out/pictures/above", above)
+write_prompts("above", names + old_prompts)
+full = {
+    "method": "full",
+    "validation_prompts": " | ".join(CLASSES),
+    "guidance_scale": workshop.model.defaults["guidance_scale"],
+    "seed": 1,
+}
+new_domain = start(full, "above", "above")
 
 # %% [markdown]
 # ## 4. What did it learn, and what did it forget?
@@ -340,7 +373,7 @@ view.table(rows, columns=columns, caption="Seconds are those of the training ste
 # - **LoRA** learns new forms: it changes how is drawn. What it does to the old prompts you see in the second figure. The weights are untouched, but with the addition switched on another model answers.
 # - **DreamBooth** is free to change everything, and the class pictures hold it back. It stores a whole model for a subject.
 #
-# The interval of each share is wide: two dozen prompts are few. Which differences here are larger than the intervals? Only those are a result.
+# The interval of each share is wide: 18 prompts are few. Which differences here are larger than the intervals? Only those are a result.
 #
 # ## 5. Both LoRAs on one endpoint
 #
@@ -494,11 +527,6 @@ view.picture_grid(
 # The classic of this lab tunes Stable Diffusion on satellite pictures, with nothing but the name of each class as caption. Then it draws as much more of each class as one likes, for instance to train a classifier where pictures are rare. Our program draws land from above, in six classes.
 
 # %%
-from shared.pretraining.pictures.examples import examples_from_above
-from shared.pretraining.pictures.from_above import CLASSES
-
-above = examples_from_above(12)
-write_image_folder("out/pictures/above", above)
 view.picture_grid(
     [[e.picture for e in above[start : start + 6]] for start in (0, 6)],
     column_labels=CLASSES,
@@ -509,22 +537,13 @@ view.picture_grid(
 # %% [markdown]
 # These are no scenes with a horizon, and the captions are words that the model's dictionary does not even have: it spells them, letter by letter. With five pictures
 # and a LoRA this would be too much to ask. So all weights of UNet and text encoder are trained, as in the first training, and what is kept is the **moving average** of the weights (EMA), which is
-# steadier than the last step's. The job draws samples on its way.
+# steadier than the last step's. The job has been at it since section 3, and draws samples on its way.
 
 # %%
-PER_CLASS = 4
-names = [name for name in CLASSES for _ in range(PER_CLASS)]
-write_prompts("above", names + old_prompts)
-full = {
-    "method": "full",
-    "validation_prompts": " | ".join(CLASSES),
-    "guidance_scale": workshop.model.defaults["guidance_scale"],
-    "seed": 1,
-}
-job = run({("land from above",): (full, "above", "above")})[("land from above",)]
+workshop.watch(new_domain)
 
 # %%
-with open_archive(workshop, job, "output.tar.gz") as files:
+with open_archive(workshop, new_domain, "output.tar.gz") as files:
     samples = read_rows(files, "samples")
     pictures = [row["picture"] for row in read_rows(files, "evaluation")]
     result = json.load(files.extractfile("metrics.json"))
@@ -606,7 +625,7 @@ view.picture_grid(
 # ## 9. What it cost
 
 # %%
-workshop.cost(*jobs.values(), job)
+workshop.cost(*jobs.values(), new_domain)
 
 # %% [markdown]
 # ## 10. Clean up
@@ -631,7 +650,7 @@ else:
 # 1. Textual inversion was trained for a new word. Why do old prompts give the same pictures as before, to the last bit, and with LoRA not?
 # 2. DreamBooth's class pictures are drawn by the model itself. Why not take photographs instead?
 # 3. Five pictures of a dog, always on the same sofa, captioned "a zobi". What will "a zobi on the beach" look like, and what do you do?
-# 4. A LoRA of rank 8 gets 23 of 24 right, one of rank 32 gets 24. Which do you ship?
+# 4. A LoRA of rank 8 gets 16 of 18 right, one of rank 32 gets 17. Which do you ship?
 # 5. Your fine-tuned model draws a training picture nearly pixel by pixel. How do you find out, and what do you change?
 #
 # **Exercises**, with answers in the same file:
