@@ -12,7 +12,6 @@ from dataclasses import replace
 from PIL import Image
 from prompt_adherence import Mark, Trial
 
-from shared.pretraining.pictures.description import Named
 from shared.pretraining.pictures.examples import Example, examples_of
 from shared.pretraining.pictures.from_above import CLASSES
 from shared.pretraining.pictures.from_above_judge import class_from_above
@@ -61,11 +60,6 @@ def mark(pictures: Sequence[Image.Image], asked: Sequence[Trial]) -> list[Mark]:
         wrong = tuple(name for name, right in attributes.items() if not right)
         found.append(Mark(not wrong, "right" if not wrong else f"wrong: {', '.join(wrong)}", wrong))
     return found
-
-
-def shows(picture: Image.Image, subject: str) -> bool:
-    """Whether a picture shows one thing, and that is the subject, in whatever colour, size and place."""
-    return judge(_small(picture), Named("single", things=((None, None, subject),))).right
 
 
 def mark_from_above(pictures: Sequence[Image.Image], names: Sequence[str]) -> list[Mark]:

@@ -200,7 +200,9 @@ def start(settings, pictures, prompts):
         return job
     trainer = ModelTrainer(
         training_image=workshop.model.training_image_uri(workshop.region),
-        source_code=SourceCode(source_dir="code", entry_script="train.py"),
+        source_code=SourceCode(
+            source_dir="code", entry_script="train.py", requirements="requirements.txt"
+        ),
         compute=Compute(
             instance_type=workshop.model.training_instance_type,
             instance_count=1,
@@ -326,8 +328,8 @@ show("star")
 show("zobi")
 
 # %% [markdown]
-# Now the count. A picture of a new word is right when everything is right that the prompt names: that there is one thing, its shape, colour, size, place, and the background. (The judge knows
-# the star and Zobi, though the model did not: on true pictures of them it is right in more than 99 of 100.)
+# Now the count. A picture of a new word is right when everything is right that the prompt names: that there is one thing, its shape, colour, size, place, and the background. (The judge of notebook 1 knows
+# the star and Zobi, though the model did not.)
 
 # %%
 from prompt_adherence import marks, share
