@@ -22,10 +22,10 @@ _PREDICTIONS = ("epsilon", "v_prediction")
 _LARGE = 50e6  # parameters of a UNet; the embedded model has a few million, Stable Diffusion 860
 # By method: learning rate and steps of a small model (measured on the embedded one) and of a large one (customary).
 _SETTINGS = {
-    "lora": ((2e-3, 250), (1e-4, 500)),
-    "dreambooth": ((5e-4, 200), (2e-6, 400)),
-    "textual_inversion": ((3e-2, 300), (2e-3, 2000)),
-    "full": ((1e-3, 300), (1e-5, 1000)),
+    "lora": ((2e-3, 200), (1e-4, 500)),
+    "dreambooth": ((5e-4, 120), (2e-6, 400)),
+    "textual_inversion": ((3e-2, 200), (2e-3, 2000)),
+    "full": ((1e-3, 250), (1e-5, 1000)),
 }
 
 

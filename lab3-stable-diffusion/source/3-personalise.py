@@ -285,6 +285,7 @@ write_image_folder("out/pictures/above", above)
 write_prompts("above", names + old_prompts)
 full = {
     "method": "full",
+    "train_batch_size": 8,
     "validation_prompts": " | ".join(CLASSES),
     "guidance_scale": workshop.model.defaults["guidance_scale"],
     "seed": 1,
