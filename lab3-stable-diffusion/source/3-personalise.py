@@ -195,7 +195,7 @@ def start(settings, pictures, prompts):
     hyperparameters = base_model | settings
     content = [Path(f"out/pictures/{pictures}/metadata.jsonl").read_text()]
     content += [Path(f"out/prompts/{prompts}.jsonl").read_text()]
-    job_name = workshop.name("job", hyperparameters, *content)
+    job_name = workshop.name("job", workshop.model.name, hyperparameters, *content)
     if job := workshop.existing(TrainingJob, job_name):
         return job
     trainer = ModelTrainer(
