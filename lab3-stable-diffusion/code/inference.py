@@ -29,11 +29,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+# First, because it imports the libraries quickly.
+import library_imports
 from picture_answers import PictureService, PictureStream
 from picture_engine import PictureEngine
 from picture_request import Abilities, Limits, parse_body
 from picture_sampling import PictureSampler
-from pipeline_loading import IMPORT_SECONDS, load_defaults, load_pipeline
+from pipeline_loading import load_defaults, load_pipeline
 from upscaler import load_upscaler
 
 _JSON, _JSON_LINES, _PNG = "application/json", "application/jsonlines", "image/png"
@@ -78,7 +80,7 @@ def model_fn(model_dir, context=None) -> PictureService:
     service = PictureService(engine, _model_name(source), limits, defaults, abilities, upscaler)
     service.try_out()
     seconds = time.perf_counter() - start
-    print(f"Imports took {IMPORT_SECONDS:.2f} s, loading {source} {seconds:.2f} s: {note}", flush=True)
+    print(f"Imports took {library_imports.SECONDS:.2f} s, loading {source} {seconds:.2f} s: {note}", flush=True)
     return service
 
 

@@ -1,41 +1,26 @@
 """Load a Stable Diffusion pipeline for the hardware at hand."""
 
-import gc
 import json
 import os
-import time
 import warnings
 from dataclasses import replace
 from pathlib import Path
 
-_BEGIN = time.perf_counter()
-# Quicker without collecting garbage among a million new objects, which stay: later collections leave them out.
-_collecting = gc.isenabled()
-gc.disable()
-
-import psutil  # noqa: E402
-import torch  # noqa: E402
-from transformers.utils import logging as transformers_logging  # noqa: E402
-
-transformers_logging.set_verbosity_error()  # else a dozen lines on torchvision, which is not used
-from diffusers import (  # noqa: E402
+import psutil
+import torch
+from adapted_weights import AdaptedWeights
+from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from diffusers.utils import logging  # noqa: E402
-
-gc.freeze()
-if _collecting:
-    gc.enable()
-IMPORT_SECONDS = time.perf_counter() - _BEGIN
-
-from adapted_weights import AdaptedWeights  # noqa: E402
-from noise_schedulers import NAMES  # noqa: E402
-from packed_layers import pack_linear_layers  # noqa: E402
-from picture_request import Defaults  # noqa: E402
+from diffusers.utils import logging
+from noise_schedulers import NAMES
+from packed_layers import pack_linear_layers
+from picture_request import Defaults
+from transformers.utils import logging as transformers_logging
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALL = 20_000_000  # parameters below which a network beside the UNet takes no time worth saving by fewer bits
