@@ -1275,7 +1275,7 @@ prompts = [
     "a house and a tree in the snow at night",
 ]
 films = list(denoise(prompts))
-STOPS = (0, 3, 6, 9, 13, 19)
+STOPS = (0, 8, 12, 15, 17, 19)
 view_of = {step: as_arrays(decode(films[step])) for step in STOPS}
 view.picture_grid(
     [[view_of[step][row] for step in STOPS] for row in range(len(prompts))],
@@ -1333,21 +1333,21 @@ view.picture_grid(
 #
 # $$\hat\varepsilon = \hat\varepsilon_{\text{without}} + g\,(\hat\varepsilon_{\text{with}} - \hat\varepsilon_{\text{without}})$$
 #
-# At $g = 0$ the text is ignored, at 1 it is taken as it is, and beyond that what it contributes is exaggerated. (The prompt for "without" need not be empty. If it names what you do not want, the picture is pushed away from that: a **negative prompt**.) We draw twelve prompts at six scales, each prompt from one
+# At $g = 0$ the text is ignored, at 1 it is taken as it is, and beyond that what it contributes is exaggerated. (The prompt for "without" need not be empty. If it names what you do not want, the picture is pushed away from that: a **negative prompt**.) We draw ten prompts at six scales, each prompt from one
 # seed, and let the judge look at all of them.
 
 # %%
 from shared.pretraining.diffusion.evaluation import prompts as held_back
 
 SCALES = (1, 2, 4, 7, 10, 15)
-test_prompts = [*held_back("pair", False, 6), *held_back("single", False, 6)]
+test_prompts = [*held_back("pair", False, 5), *held_back("single", False, 5)]
 texts = [prompt.text for prompt in test_prompts]
 by_scale = {scale: paint(texts, guidance=scale) for scale in SCALES}
 judged = {
     scale: right(pictures, [prompt.named for prompt in test_prompts])
     for scale, pictures in by_scale.items()
 }
-SHOWN = (0, 1, 6)
+SHOWN = (0, 1, 5)
 view.picture_grid(
     [as_arrays(torch.stack([by_scale[scale][row] for scale in SCALES])) for row in SHOWN],
     row_labels=[texts[row] for row in SHOWN],
