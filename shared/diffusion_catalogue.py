@@ -44,7 +44,7 @@ _OWN_PROMPTS = (
     "a house and a tree in the snow at night with the moon in the sky",
     "a red boat on a lake at sunset",
 )
-_OWN_NEGATIVE = ("a house and a tree in the snow", "at night")
+_OWN_NEGATIVE = ("a house and a tree in the snow", "by day")
 _PROMPTS = (
     "a lighthouse on a rocky coast at sunset, oil painting",
     "a photo of a red bicycle leaning against a yellow wall",
@@ -53,7 +53,7 @@ _PROMPTS = (
     "an isometric drawing of a tiny house with a garden",
     "a fox in the snow, studio photograph",
 )
-_NEGATIVE = ("a photo of a street with houses in summer", "cars, people")
+_NEGATIVE = ("a landscape photo with a house and a tree", "daylight, blue sky")
 _HABIT = "blurry, low quality, deformed, text, watermark"
 
 

@@ -533,7 +533,7 @@ view.picture_grid(
 # ### The negative prompt
 #
 # Guidance goes away from the empty prompt and towards yours. A **negative prompt** takes the place of the empty one: the picture goes *away from* what it says. That is
-# the way to say "not": a prompt with `no night` has `night` in it, and since captions say what *is* to be seen, that is what the picture gets. Does it work? We draw the same prompt without and with a negative prompt and
+# the way to say "not": a prompt with `not by day` has `day` in it, and since captions say what *is* to be seen, that is what the picture gets. Does it work? We draw the same prompt without and with a negative prompt and
 # read off what we wanted to avoid.
 
 # %%
