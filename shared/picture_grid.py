@@ -131,7 +131,9 @@ def image_tag(picture: Image.Image, alt: str, width: int) -> str:
 
 def _tag(data: bytes, alt: str, width: int) -> str:
     source = base64.b64encode(data).decode("ascii")
-    return f'<img alt="{html.escape(alt, quote=True)}" width="{width}" src="data:image/webp;base64,{source}">'
+    edge = "border:1px solid #dddddd"  # a white picture ends somewhere, too
+    alt = html.escape(alt, quote=True)
+    return f'<img alt="{alt}" width="{width}" src="data:image/webp;base64,{source}" style="{edge}">'
 
 
 def _fitted(picture: Image.Image, width: int) -> Image.Image:

@@ -21,7 +21,7 @@ def encoded(picture, kind="png"):
 
 def images(output):
     """(alternative text, width on the page, the picture) of each image in the HTML."""
-    tags = re.findall(r'<img alt="([^"]*)" width="(\d+)" src="data:image/webp;base64,([^"]+)">', output.html)
+    tags = re.findall(r'<img alt="([^"]*)" width="(\d+)" src="data:image/webp;base64,([^"]+)" style', output.html)
     return [(alt, int(width), Image.open(io.BytesIO(base64.b64decode(data)))) for alt, width, data in tags]
 
 
