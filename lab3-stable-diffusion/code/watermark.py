@@ -5,9 +5,9 @@ nearest value of one of two interleaved grids (quantisation index modulation, ht
 of the two is fixed for each place: the mark says one thing only. 256 × 256 pixels are 1024 blocks, and to be found it
 needs six of ten to be right.
 
-It survives PNG, lossless WebP, JPEG of good quality, and a crop at the right or the bottom. It does not survive resizing,
-rotating, or a crop that shifts the blocks; and whoever knows this file can take it out: it marks honest pictures, it
-does not expose dishonest ones.
+It survives PNG, lossless WebP, JPEG of good quality, and a crop at the right or the bottom. It does not survive
+resizing, rotating, or a crop that shifts the blocks; and whoever knows this file can take it out: it marks honest
+pictures, it does not expose dishonest ones.
 """
 
 import hashlib
