@@ -1,17 +1,16 @@
-"""A tiny random model, small data, and a way to run train.py on them."""
+"""A tiny random model, small data, and Lab 2's train.py run on them."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from tests.training_runs import Trainings, metrics, outputs
 
 END = "<|end|>"
 _WORDS = "the a cat dog bird tree river house is was ran sat saw red green old small and then . ,".split()
@@ -60,53 +59,15 @@ def write_jsonl(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-class Running:
-    """A process of train.py."""
-
-    def __init__(self, trainings: Trainings, process: int, log: Path):
-        self._trainings, self.process, self._log = trainings, process, log
-
-    @property
-    def log(self) -> str:
-        """What it has printed so far."""
-        return self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-
-    def wait(self) -> int:
-        """Its exit status; negative: the signal that ended it."""
-        return int(self._trainings.ask({"wait": self.process}))
-
-
-class Trainings:
-    """Starts train.py in forked processes (training_server.py)."""
+class TextTrainings(Trainings):
+    """Lab 2's trainings."""
 
     def __init__(self):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SM_")}
-        environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, str(Path(__file__).parent / "training_server.py")]
-        self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert self._server.stdout.readline() == "ready\n"
-
-    def ask(self, request: dict) -> str:
-        """Send a request; the answer's line."""
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return self._server.stdout.readline()
-
-    def start(self, log: Path, *arguments, **environment: str) -> Running:
-        """Start train.py with these flags (name=value pairs come as environment variables)."""
-        request = {"arguments": list(map(str, arguments)), "environment": environment, "log": str(log)}
-        return Running(self, int(self.ask(request)), log)
-
-    def run(self, folder: Path, *arguments, **environment: str) -> dict:
-        """Train to the end with results below `folder`; metrics.json. Fails with the log if it does not end well."""
-        running = self.start(folder.with_suffix(".log"), *arguments, *outputs(folder), **environment)
-        assert running.wait() == 0, running.log
-        return metrics(folder)
+        imported = ("accelerate.accelerator", "fine_tuning", "peft", "transformers.models.llama.modeling_llama")
+        super().__init__("lab2-llm-finetuning", *imported)
 
     def together(self, folder: Path, count: int, *arguments, hosts: int = 1) -> dict:
-        """The same by `count` processes, with the environment that torchrun gives them, on so many hosts."""
+        """As `run`, by `count` processes, with the environment that torchrun gives them, on so many hosts."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = str(free.getsockname()[1])
@@ -121,21 +82,3 @@ class Trainings:
         ended = [process.wait() for process in processes]
         assert ended == [0] * count, "\n".join(process.log for process in processes)
         return metrics(folder / "host-0")
-
-    def close(self) -> None:
-        """End the server; processes that still run are not its own to wait for."""
-        self._server.stdin.close()
-        self._server.wait()
-
-
-def outputs(folder: Path) -> list[str]:
-    """Flags for the folders of results below `folder`."""
-    return [
-        *("--model_dir", str(folder / "model"), "--output_data_dir", str(folder / "data")),
-        *("--checkpoint_dir", str(folder / "checkpoints")),
-    ]
-
-
-def metrics(folder: Path) -> dict:
-    """metrics.json below `folder`."""
-    return json.loads((folder / "data" / "metrics.json").read_text(encoding="utf-8"))

@@ -15,8 +15,10 @@ from random import Random
 
 import pytest
 import torch
-from script_support import Trainings, metrics, outputs, save_tiny_model, sentences, write_jsonl
+from script_support import TextTrainings, save_tiny_model, sentences, write_jsonl
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.training_runs import metrics, outputs
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE, LAB_1_CODE = ROOT / "lab2-llm-finetuning" / "code", ROOT / "lab1-llm-inference" / "code"
@@ -25,7 +27,7 @@ SMALL = ("--block_size", 32, "--per_device_train_batch_size", 4, "--logging_step
 
 @pytest.fixture(scope="module")
 def trainings():
-    server = Trainings()
+    server = TextTrainings()
     yield server
     server.close()
 

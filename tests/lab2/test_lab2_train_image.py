@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from script_support import metrics, outputs, save_tiny_model, sentences, write_jsonl
+from script_support import save_tiny_model, sentences, write_jsonl
+
+from tests.training_runs import metrics, outputs
 
 SCRIPT = Path(__file__).resolve().parents[2] / "lab2-llm-finetuning" / "code" / "train.py"
 IMAGE_PYTHON = os.environ.get("CLIENTS_TRAINING_IMAGE_PYTHON")

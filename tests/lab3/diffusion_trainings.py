@@ -4,56 +4,25 @@ from __future__ import annotations
 
 import atexit
 import functools
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-
-class Running:
-    """A process of train.py."""
-
-    def __init__(self, trainings: Trainings, process: int, log: Path):
-        self._trainings, self.process, self._log = trainings, process, log
-
-    @property
-    def log(self) -> str:
-        """What it has printed so far."""
-        return self._log.read_text(encoding="utf-8") if self._log.exists() else ""
-
-    def wait(self) -> int:
-        """Its exit status; negative: the signal that ended it."""
-        return int(self._trainings.ask({"wait": self.process}))
+from tests.training_runs import Running, Trainings, metrics, outputs
 
 
-class Trainings:
-    """Starts train.py in forked processes (diffusion_training_server.py)."""
+class PictureTrainings(Trainings):
+    """Lab 3's trainings, whose results are below `folder` and whose log is beside it."""
 
     def __init__(self):
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("SM_")}
-        environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-        command = [sys.executable, str(Path(__file__).parent / "diffusion_training_server.py")]
-        self._server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
-        )
-        assert self._server.stdout.readline() == "ready\n"
-
-    def ask(self, request: dict) -> str:
-        """Send a request; the answer's line."""
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
-        return self._server.stdout.readline()
+        imported = ("fine_tuning", "saved_pipeline", "transformers.models.clip.modeling_clip")
+        super().__init__("lab3-stable-diffusion", *imported)
 
     def start(self, folder: Path, *arguments, **environment: str) -> Running:
-        """Start train.py with these flags and results below `folder`; its log is beside it."""
-        log = folder.with_suffix(".log")
-        words = [*(() if "SM_MODEL_DIR" in environment else outputs(folder)), *map(str, arguments)]
-        request = {"arguments": words, "environment": environment, "log": str(log)}
-        return Running(self, int(self.ask(request)), log)
+        """Start train.py with these flags (name=value pairs come as environment variables)."""
+        found = () if "SM_MODEL_DIR" in environment else outputs(folder)
+        return super().start(folder.with_suffix(".log"), *found, *arguments, **environment)
 
     def run(self, folder: Path, *arguments, **environment: str) -> dict:
-        """Train to the end; metrics.json. Fails with the log if it does not end well."""
+        """As of other labs, but for the flags of a SageMaker container, whose folders the environment names."""
         running = self.start(folder, *arguments, **environment)
         assert running.wait() == 0, running.log
         return metrics(folder)
@@ -66,28 +35,10 @@ class Trainings:
         assert last.startswith("ERROR: ") and "Traceback" not in running.log, running.log
         return last.removeprefix("ERROR: ")
 
-    def close(self) -> None:
-        """End the server; processes that still run are not its own to wait for."""
-        self._server.stdin.close()
-        self._server.wait()
-
 
 @functools.cache
-def trainings_of_this_run() -> Trainings:
+def trainings_of_this_run() -> PictureTrainings:
     """One server for all test modules."""
-    server = Trainings()
+    server = PictureTrainings()
     atexit.register(server.close)
     return server
-
-
-def outputs(folder: Path) -> list[str]:
-    """Flags for the folders of results below `folder`."""
-    return [
-        *("--model_dir", str(folder / "model"), "--output_data_dir", str(folder / "data")),
-        *("--checkpoint_dir", str(folder / "checkpoints")),
-    ]
-
-
-def metrics(folder: Path) -> dict:
-    """metrics.json below `folder`."""
-    return json.loads((folder / "data" / "metrics.json").read_text(encoding="utf-8"))

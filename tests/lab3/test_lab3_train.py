@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusion_trainings import metrics, trainings_of_this_run
+from diffusion_trainings import trainings_of_this_run
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 from tiny_diffusion_models import CAPTIONS, save_tiny_pipeline, save_tiny_xl_pipeline, write_pictures
+
+from tests.training_runs import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ROOT / "lab3-stable-diffusion" / "code"

@@ -2,22 +2,21 @@
 
 Reads lines of JSON from stdin, {"arguments": [...], "environment": {...}, "log": path} or {"wait": process id}, and
 answers each by a line: the process id, or the exit status (negative: the signal). It forks before it computes anything.
+
+Arguments: the folder of train.py, and the modules that it would import later.
 """
 
+import importlib
 import json
 import os
 import sys
-from pathlib import Path
 
-CODE = Path(__file__).resolve().parents[2] / "lab2-llm-finetuning" / "code"
-sys.path.insert(0, str(CODE))
+sys.path.insert(0, sys.argv[1])
+for name in sys.argv[2:]:
+    importlib.import_module(name)
 
-import accelerate.accelerator  # noqa: E402, F401
-import fine_tuning  # noqa: E402, F401
-import peft  # noqa: E402, F401
 import torch  # noqa: E402
 import train  # noqa: E402
-import transformers.models.llama.modeling_llama  # noqa: E402, F401
 
 
 def _start(request: dict) -> int:
