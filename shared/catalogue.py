@@ -9,7 +9,6 @@ sizes of a folder are read from its files; those of any other Hub id are asked f
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +24,7 @@ from shared.model_entry import (
     ModelDoesNotFit,
     ModelEntry,
     UnknownModel,
-    unknown,
+    find_entry,
 )
 from shared.model_files import Figures
 
@@ -33,7 +32,6 @@ __all__ = ["EMBEDDED", "EMBEDDED_FOLDER", "HUB_MODELS", "Model", "ModelDoesNotFi
 
 EMBEDDED_FOLDER = Path(__file__).parent / "models" / "language"
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _CHATML = "<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
 _CHATML_WITHOUT_THINKING = _CHATML + "<think>\n\n</think>\n\n"
 _INSTRUCTIONS = (
@@ -163,20 +161,16 @@ def find(model: str | os.PathLike[str]) -> Model:
     Only a Hub id that the catalogue does not know asks the Hub (for sizes; it downloads nothing). Raises UnknownModel
     (with the nearest names) or ModelUnavailable (offline, missing or gated).
     """
-    text = os.fspath(model)
-    if text == EMBEDDED:
-        return from_folder(EMBEDDED_FOLDER, name=EMBEDDED, license="MIT", prompts=_OPENINGS, scored_by="judge")
-    if text in HUB_MODELS:
-        return HUB_MODELS[text]
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return from_folder(folder.resolve())
-    for known in HUB_MODELS.values():
-        if text.lower() == known.model_id.lower():
-            return known
-    if _HUB_ID.fullmatch(text):
-        return from_hub(text)
-    raise unknown(text, names(), "Qwen/Qwen3-0.6B")
+    return find_entry(
+        model,
+        HUB_MODELS,
+        embedded=lambda: from_folder(
+            EMBEDDED_FOLDER, name=EMBEDDED, license="MIT", prompts=_OPENINGS, scored_by="judge"
+        ),
+        from_folder=from_folder,
+        from_hub=from_hub,
+        example="Qwen/Qwen3-0.6B",
+    )
 
 
 def from_folder(folder: Path, name: str | None = None, license: str = "see its folder", **fields) -> Model:

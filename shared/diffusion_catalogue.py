@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 from shared import pipeline_files
 from shared.container_images import HUGGINGFACE_CPU, HUGGINGFACE_GPU
 from shared.instances import GIB, INSTANCES
-from shared.model_entry import EMBEDDED, LARGE, MEMORY_OVERHEAD, ModelEntry, UnknownModel, unknown
+from shared.model_entry import EMBEDDED, LARGE, MEMORY_OVERHEAD, ModelEntry, UnknownModel, find_entry
 from shared.model_files import Figures
 
 EMBEDDED_FOLDER = Path(__file__).parent / "models" / "diffusion"
@@ -32,7 +31,6 @@ DEFAULTS_VARIABLE = "GENERATION_DEFAULTS"
 # Bytes that drawing takes for each pixel, mostly the autoencoder's decoder at full size, in float32 as it often runs.
 BYTES_PER_PIXEL = 6000
 _SMALL = 100_000_000  # parameters that a CPU instance draws with in seconds
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 # A word of the embedded model's own tokenizer that no other has: what knows it draws what our judge can read.
 _OWN_WORD = "zobi</w>"
@@ -191,20 +189,14 @@ def find(model: str | os.PathLike[str]) -> DiffusionModel:
     Only a Hub id that the catalogue does not know asks the Hub (for sizes; it downloads nothing). Raises UnknownModel
     (with the nearest names) or ModelUnavailable (offline, missing, gated, or no pipeline).
     """
-    text = os.fspath(model)
-    if text == EMBEDDED:
-        return from_folder(EMBEDDED_FOLDER, name=EMBEDDED, license="MIT")
-    if text in HUB_MODELS:
-        return HUB_MODELS[text]
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return from_folder(folder.resolve())
-    for known in HUB_MODELS.values():
-        if text.lower() == known.model_id.lower():
-            return known
-    if _HUB_ID.fullmatch(text):
-        return from_hub(text)
-    raise unknown(text, names(), "stabilityai/sdxl-turbo")
+    return find_entry(
+        model,
+        HUB_MODELS,
+        embedded=lambda: from_folder(EMBEDDED_FOLDER, name=EMBEDDED, license="MIT"),
+        from_folder=from_folder,
+        from_hub=from_hub,
+        example="stabilityai/sdxl-turbo",
+    )
 
 
 def from_folder(folder: Path, name: str | None = None, license: str = "see its folder") -> DiffusionModel:

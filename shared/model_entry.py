@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -25,6 +28,8 @@ MEMORY_OVERHEAD = 0.75 * GIB
 MEMORY_FACTOR = 1.2
 # What a container with a large download needs to start.
 LARGE = {"container_startup_health_check_timeout_in_seconds": 1200}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 class UnknownModel(ValueError):
@@ -153,7 +158,34 @@ class ModelEntry:
         return self._card()._repr_mimebundle_()
 
 
-def unknown(text: str, names: Iterable[str], example: str) -> UnknownModel:
+Entry = TypeVar("Entry", bound=ModelEntry)
+
+
+def find_entry(
+    model: str | os.PathLike[str], hub_models: Mapping[str, Entry], *,
+    embedded: Callable[[], Entry], from_folder: Callable[[Path], Entry], from_hub: Callable[[str], Entry], example: str,
+) -> Entry:  # fmt: skip
+    """The entry for `model`: "embedded", a name or Hub id of `hub_models`, a folder, or any other Hub id.
+
+    Raises UnknownModel for what is none of these; `example` is a Hub id of the right kind.
+    """
+    text = os.fspath(model)
+    if text == EMBEDDED:
+        return embedded()
+    if text in hub_models:
+        return hub_models[text]
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return from_folder(folder.resolve())
+    for known in hub_models.values():
+        if text.lower() == known.model_id.lower():
+            return known
+    if _HUB_ID.fullmatch(text):
+        return from_hub(text)
+    raise _unknown(text, [EMBEDDED, *hub_models], example)
+
+
+def _unknown(text: str, names: Iterable[str], example: str) -> UnknownModel:
     """The error for a name that is nothing: with the nearest `names`, and `example`, a Hub id of the right kind."""
     names = list(names)
     near = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.4)
