@@ -18,7 +18,7 @@ from shared.pretraining.diffusion.data import Drawer, autoencoder_batch, caption
 from shared.pretraining.diffusion.export import export, pipeline
 from shared.pretraining.diffusion.recipe import AutoencoderRecipe, Recipe, WorkFolder
 from shared.pretraining.diffusion.tokens import build_tokenizer, encode, load_tokenizer
-from shared.pretraining.diffusion.training import NoiseLevels, Trainer
+from shared.pretraining.diffusion.training import NoiseLevels, UNetTrainer
 from shared.pretraining.optimizing import Optimizers, rate_factor
 from shared.pretraining.pictures.captions import words
 from shared.pretraining.pictures.drawing import draw
@@ -45,7 +45,7 @@ def work(tmp_path_factory):
 
 
 def new_trainer(work, recipe=TINY):
-    return Trainer(recipe, load_tokenizer(work.tokenizer), threads=2, dtype=torch.float32)
+    return UNetTrainer(recipe, load_tokenizer(work.tokenizer), threads=2, dtype=torch.float32)
 
 
 def trained(work, checkpoint, recipe=TINY, until=None):

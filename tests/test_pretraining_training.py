@@ -25,7 +25,7 @@ from shared.pretraining.language.export import export, sha256
 from shared.pretraining.language.generation import Writer
 from shared.pretraining.language.network import build, hidden_states, loss_sum
 from shared.pretraining.language.recipe import END_OF_TEXT, Recipe, WorkFolder
-from shared.pretraining.language.training import Trainer
+from shared.pretraining.language.training import LanguageTrainer
 
 ROOT = Path(__file__).parent.parent
 TINY = Recipe(
@@ -48,7 +48,7 @@ def work(tmp_path_factory, tokenizer):
 
 
 def trained(work, tmp_path, until=None, **options):
-    trainer = Trainer(TINY, threads=1, dtype=torch.float32, **options)
+    trainer = LanguageTrainer(TINY, threads=1, dtype=torch.float32, **options)
     trainer.train(work.rows, tmp_path / "checkpoint.pt", until=until)
     return trainer
 
@@ -182,9 +182,9 @@ def test_training_lowers_the_loss(work, tmp_path):
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(work, tmp_path, threads):
     whole = trained(work, tmp_path)
     path = tmp_path / "interrupted.pt"
-    first = Trainer(TINY, threads=threads, dtype=torch.float32)
+    first = LanguageTrainer(TINY, threads=threads, dtype=torch.float32)
     first.train(work.rows, path, until=8)
-    second = Trainer(TINY, threads=threads, dtype=torch.float32)
+    second = LanguageTrainer(TINY, threads=threads, dtype=torch.float32)
     second.restore(path)
     assert second.step == 8
     second.train(work.rows, path)
@@ -193,7 +193,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(work, tmp_path, threads
 
 
 def test_ctrl_c_leaves_a_checkpoint(work, tmp_path, monkeypatch):
-    trainer = Trainer(TINY, threads=1, dtype=torch.float32)
+    trainer = LanguageTrainer(TINY, threads=1, dtype=torch.float32)
     one_step = trainer._one_step
 
     def interrupted(*arguments):
@@ -204,7 +204,7 @@ def test_ctrl_c_leaves_a_checkpoint(work, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer, "_one_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         trainer.train(work.rows, tmp_path / "checkpoint.pt")
-    again = Trainer(TINY, threads=1, dtype=torch.float32)
+    again = LanguageTrainer(TINY, threads=1, dtype=torch.float32)
     again.restore(tmp_path / "checkpoint.pt")
     assert again.step == 3
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint.pt"]
@@ -213,11 +213,11 @@ def test_ctrl_c_leaves_a_checkpoint(work, tmp_path, monkeypatch):
 def test_a_checkpoint_of_another_recipe_is_refused(work, tmp_path):
     trained(work, tmp_path, until=1)
     with pytest.raises(OtherRecipe, match="seed"):
-        Trainer(replace(TINY, seed=2)).restore(tmp_path / "checkpoint.pt")
+        LanguageTrainer(replace(TINY, seed=2)).restore(tmp_path / "checkpoint.pt")
 
 
 def test_rates_rise_stay_and_fall_to_nothing():
-    trainer = Trainer(TINY)
+    trainer = LanguageTrainer(TINY)
     factors = []
     for step in range(TINY.steps + 1):
         trainer.step = step

@@ -16,7 +16,7 @@ from shared.pretraining.upscaler import __main__ as command_line
 from shared.pretraining.upscaler import evaluation, export
 from shared.pretraining.upscaler.data import Batches, busy_places, large_picture, smaller, write_patches
 from shared.pretraining.upscaler.recipe import Recipe, WorkFolder, network
-from shared.pretraining.upscaler.training import Trainer
+from shared.pretraining.upscaler.training import UpscalerTrainer
 
 TINY = Recipe(
     channels=8, blocks=2, side=64, pictures=12, patches=3, patch=32, steps=30, batch=4, warmup=2, checkpoint_every=10
@@ -38,7 +38,7 @@ def work(tmp_path_factory):
 
 
 def trained(work, checkpoint, recipe=TINY, until=None, restore=False):
-    trainer = Trainer(recipe, threads=2, dtype=torch.float32)
+    trainer = UpscalerTrainer(recipe, threads=2, dtype=torch.float32)
     if restore:
         trainer.restore(checkpoint)
     trainer.train(Batches(recipe, work), checkpoint, until=until)
@@ -96,7 +96,7 @@ def test_training_lowers_the_loss_and_an_interrupted_one_ends_the_same(work, tmp
     assert parts.step == whole.step == 20
     torch.testing.assert_close(weights(parts), weights(whole), atol=1e-5, rtol=1e-4)
     small, large = Batches(TINY, work).batch(1000)
-    before = Trainer(TINY, dtype=torch.float32)._loss(small, large, 1.0)
+    before = UpscalerTrainer(TINY, dtype=torch.float32)._loss(small, large, 1.0)
     assert whole._loss(small, large, 1.0) < before
 
 

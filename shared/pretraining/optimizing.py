@@ -14,13 +14,14 @@ class Optimizers:
     """Muon for matrices and convolution kernels (as matrices of one row per output channel), AdamW for the rest.
 
     `groups` has (parameters with names, factor of the rates) for each network. Names in `keep_out` are for AdamW.
+    `adjust` is how Muon's rate follows a matrix's shape (torch's `adjust_lr_fn`), `betas` are AdamW's.
     Muon's matrices are divided into `shards` of about the same work, which `step` can do side by side.
     """
 
     def __init__(
         self, groups: Sequence[tuple[dict[str, nn.Parameter], float]], *,
         muon_rate: float, adamw_rate: float, weight_decay: float, keep_out: Sequence[str] = (),
-        shards: int = 1,
+        shards: int = 1, adjust: str = "match_rms_adamw", betas: tuple[float, float] = (0.9, 0.98),
     ):  # fmt: skip
         self.parameters = [parameter for named, _ in groups for parameter in named.values()]
         self.matrices: list[tuple[nn.Parameter, nn.Parameter]] = []
@@ -38,10 +39,10 @@ class Optimizers:
             muon.append({"params": flat, "lr": muon_rate * factor})
             adamw.append({"params": rest, "lr": adamw_rate * factor})
         self.optimizers = [
-            torch.optim.Muon(shard, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+            torch.optim.Muon(shard, weight_decay=weight_decay, momentum=0.95, adjust_lr_fn=adjust)
             for shard in _sharded(muon, shards)
         ]
-        self.optimizers.append(torch.optim.AdamW(adamw, betas=(0.9, 0.98), weight_decay=0.0))
+        self.optimizers.append(torch.optim.AdamW(adamw, betas=betas, weight_decay=0.0))
         self.rates = [[group["lr"] for group in optimizer.param_groups] for optimizer in self.optimizers]
 
     def step(self, gradients: Sequence[Tensor], factor: float, pool: ThreadPoolExecutor | None = None) -> None:

@@ -1,12 +1,17 @@
-"""A way to run Lab 3's train.py many times, quickly, each time in a process of its own."""
+"""A way to run Lab 3's train.py many times, quickly, each time in a process of its own; pictures to train on."""
 
 from __future__ import annotations
 
 import atexit
 import functools
+import json
 from pathlib import Path
 
+from PIL import Image, ImageDraw
+
 from tests.training_runs import Running, Trainings, metrics, outputs
+
+CAPTIONS = ("a red star on a blue background", "a green star on a white background", "a small star", "a big pink star")
 
 
 class PictureTrainings(Trainings):
@@ -42,3 +47,18 @@ def trainings_of_this_run() -> PictureTrainings:
     server = PictureTrainings()
     atexit.register(server.close)
     return server
+
+
+def write_pictures(folder: Path, count: int = 4, captions: bool = True, side: int = 40) -> Path:
+    """Small pictures of which no two are the same, with metadata.jsonl beside them if `captions`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(count):
+        picture = Image.new("RGB", (side, side + 4 * number), (40 * number % 256, 80, 200))
+        ImageDraw.Draw(picture).rectangle((5, 5 + number, 20, 25), fill=(250, 40 * number % 256, 30))
+        picture.save(folder / f"{number}.png")
+        rows.append({"file_name": f"{number}.png", "text": CAPTIONS[number % len(CAPTIONS)]})
+    if captions:
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    return folder

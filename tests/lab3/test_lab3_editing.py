@@ -38,8 +38,18 @@ def drawn(wish):
         left, right = Thing(first, one, "medium", (0.27, 0.5), 0.37), Thing(second, other, "medium", (0.73, 0.5), 0.37)
         return draw(Pair(left, right, named.relation, named.background))
     return draw(
-        Scene(named.time, named.ground, ("house", "tree"), ("red", None), (0.28, 0.72), (1.0, 1.0), False, (0.5, 0.2),
-              0.64, 0.3)  # fmt: skip
+        Scene(
+            named.time,
+            named.ground,
+            ("house", "tree"),
+            ("red", None),
+            (0.28, 0.72),
+            (1.0, 1.0),
+            False,
+            (0.5, 0.2),
+            0.64,
+            0.3,
+        )  # fmt: skip
     )
 
 

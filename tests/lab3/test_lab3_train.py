@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
-from diffusion_trainings import trainings_of_this_run
+from diffusion_trainings import CAPTIONS, trainings_of_this_run, write_pictures
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tiny_diffusion_models import CAPTIONS, save_tiny_pipeline, save_tiny_xl_pipeline, write_pictures
+from tiny_pipelines import save_pipeline
 
 from tests.training_runs import metrics
 
@@ -40,12 +40,12 @@ def trainings():
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
-    return save_tiny_pipeline(tmp_path_factory.mktemp("base") / "model")
+    return save_pipeline(tmp_path_factory.mktemp("base") / "model", dtype=torch.float16)
 
 
 @pytest.fixture(scope="module")
 def xl_base(tmp_path_factory):
-    return save_tiny_xl_pipeline(tmp_path_factory.mktemp("xl") / "model")
+    return save_pipeline(tmp_path_factory.mktemp("xl") / "model", xl=True)
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusion_trainings import trainings_of_this_run
+from diffusion_trainings import trainings_of_this_run, write_pictures
 from PIL import Image
-from tiny_diffusion_models import save_tiny_pipeline, write_pictures
+from tiny_pipelines import save_pipeline
 
 CODE = Path(__file__).resolve().parents[2] / "lab3-stable-diffusion" / "code"
 
@@ -27,7 +27,7 @@ def trainings():
 def places(tmp_path_factory):
     """Folders with a model, pictures with captions (train), without (bare), and others that are wrong."""
     root = tmp_path_factory.mktemp("places")
-    save_tiny_pipeline(root / "model")
+    save_pipeline(root / "model")
     write_pictures(root / "train")
     write_pictures(root / "bare", captions=False)
     (root / "empty").mkdir()
@@ -179,7 +179,7 @@ def test_noise_levels_are_spread_over_all(modules):
 def test_the_loss_is_that_of_the_definition(modules, tmp_path, prediction):
     """Computed anew from the noise schedule's products, for the prediction that the model's scheduler names."""
     denoising, base_pipeline = modules("denoising"), modules("base_pipeline")
-    pipe = StableDiffusionPipeline.from_pretrained(save_tiny_pipeline(tmp_path, prediction, torch.float32))
+    pipe = StableDiffusionPipeline.from_pretrained(save_pipeline(tmp_path, prediction=prediction))
     noise_scheduler = base_pipeline.DDPMScheduler.from_config(pipe.scheduler.config)
     base = base_pipeline.BasePipeline(
         pipe, tmp_path, "tiny", torch.device("cpu"), torch.float32, torch.float32, noise_scheduler

@@ -25,37 +25,24 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
-    CLIPTokenizer,
     CLIPVisionConfig,
 )
+
+from shared.pretraining.diffusion.tokens import build_tokenizer
 
 SIDE = 32
 TOKENS = 16
 WIDTH = 16
 
 
-def tokenizer() -> CLIPTokenizer:
-    """Letters, and a few whole words."""
-    letters = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("<>0123456789_,.-")
-    vocabulary = dict.fromkeys([*letters, *(letter + "</w>" for letter in letters)])
-    merges = []
-    for word in ("red", "blue", "circle", "star"):
-        left = word[0]
-        for position, letter in enumerate(word[1:], start=2):
-            right = letter + ("</w>" if position == len(word) else "")
-            merges.append((left, right))
-            left += right
-            vocabulary[left] = None
-    symbols = [*vocabulary, "<|startoftext|>", "<|endoftext|>"]
-    numbers = {symbol: number for number, symbol in enumerate(symbols)}
-    return CLIPTokenizer(vocab=numbers, merges=list(dict.fromkeys(merges)), model_max_length=TOKENS)
-
-
-def save_pipeline(folder: Path, *, xl: bool = False, mask_channels: bool = False, safety_checker: bool = False) -> Path:
-    """Save a random pipeline for pictures of 32 × 32 pixels, with latents of 8 × 8."""
+def save_pipeline(
+    folder: Path, *, xl: bool = False, mask_channels: bool = False, safety_checker: bool = False,
+    prediction: str = "v_prediction", dtype: torch.dtype = torch.float32,
+) -> Path:  # fmt: skip
+    """Save a random pipeline for pictures of 32 × 32 pixels, with latents of 8 × 8; `xl` predicts the noise."""
     torch.manual_seed(0)
-    words = tokenizer()
-    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.eos_token_id}
+    words = build_tokenizer(TOKENS)
+    ids = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id, "pad_token_id": words.pad_token_id}
     text = CLIPTextConfig(
         vocab_size=len(words),
         hidden_size=WIDTH,
@@ -109,12 +96,14 @@ def save_pipeline(folder: Path, *, xl: bool = False, mask_channels: bool = False
         torch.nn.init.normal_(second.get_input_embeddings().weight, std=1.0)
         scheduler = EulerAncestralDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading")
         pipeline = StableDiffusionXLPipeline(
-            **parts, text_encoder_2=second, tokenizer_2=tokenizer(), scheduler=scheduler, add_watermarker=False
+            **parts,
+            text_encoder_2=second,
+            tokenizer_2=build_tokenizer(TOKENS),
+            scheduler=scheduler,
+            add_watermarker=False,
         )
     else:
-        scheduler = DPMSolverMultistepScheduler(
-            prediction_type="v_prediction", timestep_spacing="trailing", steps_offset=1
-        )
+        scheduler = DPMSolverMultistepScheduler(prediction_type=prediction, timestep_spacing="trailing", steps_offset=1)
         checker, extractor = _safety_checker(text) if safety_checker else (None, None)
         pipeline = StableDiffusionPipeline(
             **parts,
@@ -123,7 +112,7 @@ def save_pipeline(folder: Path, *, xl: bool = False, mask_channels: bool = False
             feature_extractor=extractor,
             requires_safety_checker=safety_checker,
         )
-    pipeline.save_pretrained(folder)
+    pipeline.to(dtype=dtype).save_pretrained(folder)
     return folder
 
 

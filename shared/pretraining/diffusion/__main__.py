@@ -138,7 +138,7 @@ def _card(recipe: Recipe, work: WorkFolder, options) -> None:
     run = {
         "parameters": {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()},
         "machine": f"{options.threads} threads ({platform.machine()}, {options.device})",
-        "autoencoder_minutes": f"{autoencoder.seconds / 60:.0f}",
+        "autoencoder_minutes": f"{autoencoder.wall_seconds / 60:.0f}",
         "minutes": f"{trainer.wall_seconds / 60:.0f}",
         "cpu_minutes": f"{trainer.cpu_seconds / 60:.0f}",
         "loss": f"{trainer.losses[-1][1]:.4f}",
@@ -150,9 +150,9 @@ def _card(recipe: Recipe, work: WorkFolder, options) -> None:
 def _finished(recipe: Recipe, work: WorkFolder):
     from shared.pretraining.diffusion.autoencoder import AutoencoderTrainer
     from shared.pretraining.diffusion.tokens import load_tokenizer
-    from shared.pretraining.diffusion.training import Trainer
+    from shared.pretraining.diffusion.training import UNetTrainer
 
-    trainer = trained(Trainer(recipe, load_tokenizer(work.tokenizer)), recipe, work.checkpoint)
+    trainer = trained(UNetTrainer(recipe, load_tokenizer(work.tokenizer)), recipe, work.checkpoint)
     autoencoder = AutoencoderTrainer(recipe)
     autoencoder.restore(work.autoencoder)
     return trainer, autoencoder

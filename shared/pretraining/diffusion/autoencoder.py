@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,82 +13,59 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 from tqdm import tqdm
 
-from shared.pretraining.checkpoints import load_checkpoint, save_checkpoint
 from shared.pretraining.diffusion.data import Drawer, as_input, autoencoder_batch, picture
 from shared.pretraining.diffusion.networks import build_autoencoder, build_thumbnail
 from shared.pretraining.diffusion.recipe import Recipe
-from shared.pretraining.optimizing import Optimizers, rate_factor, side_by_side
+from shared.pretraining.optimizing import Optimizers, rate_factor
+from shared.pretraining.trainer import Trainer
 
 _CHECKPOINT_EVERY = 100
 _ENCODE = 32
 
 
-class AutoencoderTrainer:
-    """An autoencoder in training. `step` counts the steps done; `seconds` those of all runs so far, by the clock."""
+class AutoencoderTrainer(Trainer):
+    """An autoencoder in training."""
+
+    label = "autoencoder"
+    largest_gradient = 1.0
 
     def __init__(
         self, recipe: Recipe, *, threads: int = 2, device: str = "cpu", dtype: torch.dtype = torch.bfloat16,
         workers: int = 0,
     ):  # fmt: skip
-        self.recipe, self.device, self.dtype, self.workers = recipe, device, dtype, workers
-        self.threads = threads if device == "cpu" else 1
+        self.workers = workers
         self.model = build_autoencoder(recipe).to(device, memory_format=torch.channels_last)
         # Gives the mean colour of a patch from its latent; only the training needs it.
         self.thumbnail = build_thumbnail(recipe).to(device)
         own = recipe.autoencoder
-        self.optimizer = Optimizers(
+        optimizer = Optimizers(
             [(dict(self.model.named_parameters()), 1.0), (dict(self.thumbnail.named_parameters()), 1.0)],
             muon_rate=own.rate, adamw_rate=own.rate, weight_decay=0.0, keep_out=("conv_in", "conv_out"),
         )  # fmt: skip
-        self.step, self.seconds = 0, 0.0
-        self.losses: list[tuple[int, float]] = []
+        networks = {"autoencoder": self.model, "thumbnail": self.thumbnail}
+        super().__init__(recipe, networks, optimizer, threads=threads, device=device, dtype=dtype)
 
     def train(self, checkpoint: Path, *, until: int | None = None) -> AutoencoderKL:
         """Train until step `until` (default: the recipe's last), writing `checkpoint` now and then and at the end."""
         own = self.recipe.autoencoder
         until = own.steps if until is None else until
-        before, started, threads_before = self.seconds, time.perf_counter(), torch.get_num_threads()
-        torch.set_num_threads(1)
-        progress = tqdm(total=own.steps, initial=self.step, desc="autoencoder", unit="step", mininterval=1)
-        try:
-            with (
-                ThreadPoolExecutor(self.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-                Drawer(self.recipe, self.workers) as drawer,
-            ):
-                for pictures in drawer.batches(autoencoder_batch, range(self.step, until)):
-                    loss = self._one_step(pool, pictures)
-                    self.seconds = before + time.perf_counter() - started
-                    progress.update()
-                    if self.step % 20 == 0 or self.step == until:
-                        self.losses.append((self.step, loss))
-                        progress.set_postfix(loss=f"{loss:.4f}")
-                    if self.step % _CHECKPOINT_EVERY == 0:
-                        self.save(checkpoint)
-        finally:
-            progress.close()
-            torch.set_num_threads(threads_before)
-            if self.step:
-                self.save(checkpoint)
+        with Drawer(self.recipe, self.workers) as drawer:
+            drawn = drawer.batches(autoencoder_batch, range(self.step, until))
+            self._run(map(self._parts, drawn), checkpoint, steps=own.steps, every=_CHECKPOINT_EVERY)
         return self.model
 
-    def _one_step(self, pool: ThreadPoolExecutor, pictures: np.ndarray) -> float:
+    def _parts(self, pictures: np.ndarray) -> list[tuple]:
         recipe = self.recipe
         generator = torch.Generator().manual_seed(recipe.seed * 1_000_003 + self.step)
         latents = (len(pictures), recipe.autoencoder.latent_channels, recipe.latent_side, recipe.latent_side)
         noise = torch.randn(latents, generator=generator)
-        parts = [
+        return [
             (as_input(part, self.device), part_noise.to(self.device), len(part) / len(pictures))
             for part, part_noise in zip(
                 np.array_split(pictures, self.threads), torch.tensor_split(noise, self.threads), strict=True
             )
             if len(part)
         ]
-        loss, gradients = side_by_side(pool, parts, self._loss, self.optimizer.parameters)
-        norm = torch.nn.utils.get_total_norm(gradients)
-        torch._foreach_mul_(gradients, min(1.0, 1.0 / (float(norm) + 1e-6)))
-        self.optimizer.step(gradients, self._rate_factor())
-        self.step += 1
-        return loss
 
     def _rate_factor(self) -> float:
         own = self.recipe.autoencoder
@@ -111,24 +87,9 @@ class AutoencoderTrainer:
         thumbnail = F.mse_loss(self.thumbnail(latents), F.avg_pool2d(pixels, self.recipe.factor))
         return share * (error + own.kl_weight * divergence + own.thumbnail_weight * thumbnail)
 
-    def save(self, path: Path) -> None:
-        """Write the whole state."""
-        state = {
-            "recipe": self.recipe.as_dict(), "step": self.step, "model": self.model.state_dict(),
-            "thumbnail": self.thumbnail.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "seconds": self.seconds, "losses": self.losses,
-        }  # fmt: skip
-        save_checkpoint(state, path)
-
     def restore(self, path: Path) -> None:
         """Go on from a checkpoint. Raises OtherRecipe when another recipe of autoencoder or pictures made it."""
-        own = ("autoencoder", "side", "pictures", "seed", "shares")
-        state = load_checkpoint(path, self.recipe, self.device, only=own)
-        self.model.load_state_dict(state["model"])
-        self.thumbnail.load_state_dict(state["thumbnail"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds = state["step"], state["seconds"]
-        self.losses = [tuple(entry) for entry in state["losses"]]
+        super().restore(path, only=("autoencoder", "side", "pictures", "seed", "shares"))
 
 
 def edges(pixels: Tensor) -> Tensor:

@@ -89,9 +89,9 @@ def _card(recipe: Recipe, work: WorkFolder, options) -> None:
 
 
 def _finished(recipe: Recipe, work: WorkFolder):
-    from shared.pretraining.language.training import Trainer
+    from shared.pretraining.language.training import LanguageTrainer
 
-    return trained(Trainer(recipe), recipe, work.checkpoint)
+    return trained(LanguageTrainer(recipe), recipe, work.checkpoint)
 
 
 def _text(recipe: Recipe, work: WorkFolder, options) -> None:

@@ -68,12 +68,12 @@ def _train(recipe: Recipe, work: WorkFolder, options) -> None:
     import torch
 
     from shared.pretraining.upscaler.data import Batches
-    from shared.pretraining.upscaler.training import Trainer
+    from shared.pretraining.upscaler.training import UpscalerTrainer
 
     need(work.about, "data")
     if json.loads(work.about.read_text())["recipe"] | _free(recipe) != recipe.as_dict():
         raise ValueError(f"the patches in {work.path} were made by another recipe: run the command data again")
-    trainer = Trainer(
+    trainer = UpscalerTrainer(
         recipe, threads=options.threads, device=options.device, dtype=getattr(torch, options.dtype)
     )  # fmt: skip
     if work.checkpoint.exists():
@@ -84,7 +84,7 @@ def _train(recipe: Recipe, work: WorkFolder, options) -> None:
 def _export(recipe: Recipe, work: WorkFolder, options) -> None:
     from shared.pretraining.upscaler.export import export
 
-    print(export(_finished(recipe, work).averaged(), options.out))
+    print(export(_finished(recipe, work).averaged()["upscaler"], options.out))
 
 
 def _evaluate(recipe: Recipe, work: WorkFolder, options) -> None:
@@ -126,9 +126,9 @@ def _autoencoder(options):
 
 
 def _finished(recipe: Recipe, work: WorkFolder):
-    from shared.pretraining.upscaler.training import Trainer
+    from shared.pretraining.upscaler.training import UpscalerTrainer
 
-    return trained(Trainer(recipe), recipe, work.checkpoint)
+    return trained(UpscalerTrainer(recipe), recipe, work.checkpoint)
 
 
 def _free(recipe: Recipe) -> dict:
