@@ -18,6 +18,7 @@ from shared.pretraining.pictures.from_above_judge import class_from_above
 from shared.pretraining.pictures.judge import judge
 from shared.pretraining.pictures.vocabulary import COLOURS, MASCOT
 
+_SIZE = "large"  # of the subject, as in photographs of one
 _JUDGED_AT = 128  # pixels; larger pictures, of larger models, are made smaller first
 
 
@@ -28,7 +29,7 @@ def pictures_of(subject: str, count: int, word: str | None = None) -> list[Examp
     """
     found: list[Example] = []
     colours, backgrounds = set(), set()
-    for example in examples_of(subject, 100 * count):
+    for example in examples_of(subject, 100 * count, size=_SIZE):
         colour, background = example.named.things[0][1], example.named.background
         plain = background and "," not in example.text and (colour or subject == MASCOT)
         if plain and background not in backgrounds and (colour is None or colour not in colours):
@@ -44,7 +45,7 @@ def pictures_of(subject: str, count: int, word: str | None = None) -> list[Examp
 
 def prompts_of(subject: str, count: int) -> list[Trial]:
     """Prompts for a subject, and what the judge looks for: none of the pictures that it is taught with."""
-    return [Trial(f"the {subject}", e.text, e.named) for e in examples_of(subject, count, seed=1)]
+    return [Trial(f"the {subject}", e.text, e.named) for e in examples_of(subject, count, seed=1, size=_SIZE)]
 
 
 def reworded(text: str, subject: str, word: str | None) -> str:

@@ -208,7 +208,7 @@ def from_folder(folder: Path, name: str | None = None, license: str = "see its f
         )
     figures = pipeline_files.of_folder(folder)
     own = _has_own_words(folder)
-    settings = _settings(folder, guidance_scale=4.0 if own else 7.5, steps=20 if own else 25)
+    settings = _settings(folder, guidance_scale=2.0 if own else 7.5, steps=20 if own else 25)
     image, instance_type = _hardware(figures, settings["width"] * settings["height"])
     judged = {"scored_by": "judge", "prompts": _OWN_PROMPTS, "negative_example": _OWN_NEGATIVE, "negative_prompt": ""}
     return DiffusionModel(

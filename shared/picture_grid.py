@@ -99,7 +99,9 @@ def picture_grid(
     head = ""
     if column_labels:
         names = ([""] if row_labels else []) + [str(name) for name in column_labels]
-        head = "".join(f"<th scope='col' {cell}>{html.escape(name)}</th>" for name in names)
+        # As wide as the pictures below, as captions are.
+        inner = "<div style='max-width:{}px;margin:auto'>{}</div>"
+        head = "".join(f"<th scope='col' {cell}>{inner.format(width, html.escape(name))}</th>" for name in names)
         head = f"<thead><tr>{head}</tr></thead>"
     heading = f"<caption style='text-align:left;font-weight:bold'>{html.escape(title)}</caption>" if title else ""
     label = f" aria-label='{html.escape(alt, quote=True)}'" if alt else ""

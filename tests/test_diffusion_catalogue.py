@@ -93,7 +93,7 @@ def test_a_folder_with_our_words_is_judged_and_has_prompts_of_its_own(folder):
     make_own(folder)
     model = catalogue.find(folder)
     assert model.scored_by == "judge" and "ring" in model.prompts[0]
-    assert (model.steps, model.guidance_scale, model.negative_prompt, model.at_once) == (20, 4.0, "", 8)
+    assert (model.steps, model.guidance_scale, model.negative_prompt, model.at_once) == (20, 2.0, "", 8)
 
 
 def test_every_word_of_its_prompts_is_one_that_the_model_was_trained_with(folder):

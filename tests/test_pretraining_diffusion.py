@@ -68,9 +68,10 @@ def test_every_word_of_the_captions_is_one_token_and_other_words_survive_too(wor
     tokenizer = load_tokenizer(work.tokenizer)
     for word in words():
         assert len(tokenizer(word)["input_ids"]) == 3, word
-    assert tokenizer.decode(tokenizer("a giraffe, Überzeugung")["input_ids"], skip_special_tokens=True).replace(
-        " ", ""
-    ) == "agiraffe,überzeugung"
+    assert (
+        tokenizer.decode(tokenizer("a giraffe, Überzeugung")["input_ids"], skip_special_tokens=True).replace(" ", "")
+        == "agiraffe,überzeugung"
+    )
 
 
 def test_texts_are_cut_and_filled_up_to_the_length(work):
@@ -171,9 +172,7 @@ def test_muon_steps_on_kernels_whatever_their_memory_format():
     for layout in (torch.contiguous_format, torch.channels_last):
         torch.manual_seed(0)
         layer = torch.nn.Conv2d(4, 6, 3).to(memory_format=layout)
-        optimizer = Optimizers(
-            [(dict(layer.named_parameters()), 1.0)], muon_rate=0.1, adamw_rate=0.1, weight_decay=0.0
-        )
+        optimizer = Optimizers([(dict(layer.named_parameters()), 1.0)], muon_rate=0.1, adamw_rate=0.1, weight_decay=0.0)
         gradient = torch.randn(6, 4, 3, 3, generator=torch.Generator().manual_seed(1))
         optimizer.step([gradient.contiguous(memory_format=layout), torch.ones(6)], 1.0)
         results.append(layer.weight.detach().clone(memory_format=torch.contiguous_format))
@@ -266,7 +265,16 @@ def test_true_pictures_score_full_marks_and_wrong_ones_none():
 
 def test_card_tells_what_misses_its_goal(model_folder, tmp_path, monkeypatch):
     groups = [
-        {"group": name, "right": 9, "trials": 10, "share": 0.9, "low": 0.6, "high": 0.98, "attributes": {"shape": 0.9}}
+        {
+            "group": name,
+            "right": 9,
+            "trials": 10,
+            "share": 0.9,
+            "low": 0.6,
+            "high": 0.98,
+            "attributes": {"shape": 0.9},
+            "second_lights": 0.07,
+        }
         for name in evaluation.GROUPS
     ]
     kinds = {kind: {"psnr": 30.0, "right": 0.99} for kind in ("single", "pair", "scene")}
@@ -278,6 +286,7 @@ def test_card_tells_what_misses_its_goal(model_folder, tmp_path, monkeypatch):
     text = card.write_card(model_folder, TINY, results, run).read_text()
     assert "| single shapes | 90.0% | 60.0% to 98.0% | 10 | 95% | 85% | ships |" in text
     assert "single shapes: 90.0%, the goal is 95% (ships)" in text
+    assert "A second sun or moon stands in 7.0% of the scenes and 7.0% of the scenes never seen so" in text
     assert "{" not in text.partition("```")[0] and "0.30 s" in text
 
 

@@ -13,6 +13,7 @@ from shared.pretraining.pictures.drawing import draw
 from shared.pretraining.pictures.judge import judge, position_of
 from shared.pretraining.pictures.reading import read
 from shared.pretraining.pictures.sampling import KINDS, description, single
+from shared.pretraining.pictures.scene_judge import count_lights
 from shared.pretraining.pictures.vocabulary import COLOURS, PART_COLOURS, SHAPES, scene_parts
 
 CENTRE = (0.5, 0.5)
@@ -161,6 +162,19 @@ def test_missing_and_surplus_parts_are_wrong():
             for other in [other for other in scene_parts(ground) if other != shown][:2] + [shown]:
                 asked = Named("scene", time=time, ground=ground, parts=tuple((part, None) for part in other))
                 assert ("parts" in wrong(image, asked)) == (other != shown), (time, shown, other)
+
+
+@pytest.mark.parametrize("time", ["day", "sunset", "night"])
+def test_suns_and_moons_are_counted(time):
+    for number in range(20):
+        rng = Random(f"lights/{time}/{number}")
+        shown = replace(KINDS["scene"](rng), time=time, sky=False)
+        picture = draw(shown, 128)
+        assert count_lights(picture) == 0
+        assert count_lights(draw(replace(shown, sky=True, sky_place=(0.15, 0.15)), 128)) == 1
+        left, right = (draw(replace(shown, sky=True, sky_place=(x, 0.13)), 128) for x in (0.15, 0.85))
+        left.paste(right.crop((64, 0, 128, 60)), (64, 0))
+        assert count_lights(left) == 2
 
 
 def test_what_the_caption_leaves_open_is_not_judged():

@@ -23,8 +23,8 @@ _LARGE = 50e6  # parameters of a UNet; the embedded model has a few million, Sta
 # By method: learning rate and steps of a model as small as the embedded one, and customary ones of a large model.
 # Five pictures are soon learned by heart: at 2e-3, LoRA made the loss on other pictures of the subject a third worse.
 _SETTINGS = {
-    "lora": ((1e-3, 150), (1e-4, 500)),
-    "dreambooth": ((2e-4, 120), (2e-6, 400)),
+    "lora": ((4e-3, 200), (1e-4, 500)),
+    "dreambooth": ((5e-4, 180), (2e-6, 400)),
     "textual_inversion": ((3e-2, 200), (2e-3, 2000)),
     "full": ((5e-4, 250), (1e-5, 1000)),
 }

@@ -15,7 +15,7 @@ _PLAIN = Path(__file__).with_name("handlers") / "plain_pipeline.py"
 _WANTED = {1: 1.0, 4: 1.5, 8: 1.7}
 # Requests per client and round: about equal seconds for each number of clients.
 _REQUESTS = {1: 6, 4: 2, 8: 1}
-_SETTINGS = {"guidance_scale": 4.0, "num_inference_steps": 20}
+_SETTINGS = {"guidance_scale": 2.0, "num_inference_steps": 20}
 
 
 def pipeline_folder(folder: Path) -> tuple[Path, str]:

@@ -22,6 +22,7 @@ from shared.pretraining.pictures.description import Description, Named
 from shared.pretraining.pictures.drawing import draw
 from shared.pretraining.pictures.judge import judge
 from shared.pretraining.pictures.sampling import KINDS
+from shared.pretraining.pictures.scene_judge import count_lights
 
 GUIDANCE, STEPS = DEFAULTS["guidance_scale"], DEFAULTS["num_inference_steps"]
 GROUPS = {
@@ -81,9 +82,7 @@ class Painter:
                 chosen = texts[start : start + batch]
                 generators = [torch.Generator().manual_seed(first_seed + start + i) for i in range(len(chosen))]
                 with torch.inference_mode():
-                    result = self.pipe(
-                        chosen, num_inference_steps=steps, guidance_scale=guidance, generator=generators
-                    )
+                    result = self.pipe(chosen, num_inference_steps=steps, guidance_scale=guidance, generator=generators)
                 found += result.images
         finally:
             torch.set_num_threads(before)
@@ -113,17 +112,21 @@ def evaluate(
 
 def score(drawn: list[Image.Image], asked: list[Prompt]) -> dict:
     """How many pictures are right in all that their captions name: `right`, `trials`, `share`, its interval from `low`
-    to `high`, and `attributes`: of each, the share that is right where it is named."""
-    right, named, correct = 0, Counter(), Counter()
+    to `high`, `attributes`: of each, the share that is right where it is named, and `second_lights`: the share of the
+    pictures of scenes with more than one sun or moon, which no attribute is about."""
+    right, named, correct, lights = 0, Counter(), Counter(), []
     for picture, prompt in zip(drawn, asked, strict=True):
         verdict = judge(picture, prompt.named)
         right += verdict.right
+        if prompt.named.kind == "scene":
+            lights.append(count_lights(picture))
         named.update(list(verdict.attributes))
         correct.update(name for name, holds in verdict.attributes.items() if holds)
     low, high = wilson(right, len(asked))
     return {
         "right": right, "trials": len(asked), "share": right / len(asked), "low": low, "high": high,
         "attributes": {name: correct[name] / count for name, count in named.items()},
+        "second_lights": sum(count > 1 for count in lights) / max(1, len(lights)),
     }  # fmt: skip
 
 

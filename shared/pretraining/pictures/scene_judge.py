@@ -24,6 +24,7 @@ _WITHIN = {
     "house": (0.12, 0.88, 0.5, 0.72), "tree": (0.12, 0.88, 0.46, 0.7), "mountain": (0.2, 0.8, 0.36, 0.6),
     "boat": (0.12, 0.88, 0.52, 0.74), "sun": (0.08, 0.92, 0.08, 0.5), "moon": (0.08, 0.92, 0.08, 0.34),
 }  # fmt: skip
+_LEAST_LIGHT = 18  # pixels of a sun or moon; true ones have 40 and more
 _SCALES = (0.92, 1.0, 1.08)
 _POINTS = 90
 
@@ -80,6 +81,23 @@ def read_parts(colours: np.ndarray, time: str) -> dict[str, str | None]:
         if scores[best] >= _LEAST[part]:
             seen[part] = best
     return seen
+
+
+def count_lights(picture: Image.Image) -> int:
+    """How many suns, or at night moons, stand in the sky: patches of their colour above the ground.
+
+    `judge_scene` does not ask for one only, since no caption does.
+    """
+    from scipy import ndimage
+
+    pixels = np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
+    time = read_time(pixels)
+    template = _template(SKY_PARTS[time], None, time, 1.0)
+    colour = np.median(template.colours, 0)
+    alike = np.square(lab(pixels) - colour).sum(-1) < _ALIKE**2
+    patches, count = ndimage.label(alike[: _SIDE // 2 + 2])
+    sizes = ndimage.sum(alike[: _SIDE // 2 + 2], patches, range(1, count + 1))
+    return int((sizes >= _LEAST_LIGHT).sum())
 
 
 def _fit(colours: np.ndarray, part: str, colour: str | None, time: str) -> float:

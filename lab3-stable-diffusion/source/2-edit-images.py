@@ -250,11 +250,9 @@ view.line_with_interval(
 # %% [markdown]
 # (The bands are wide: each point is a handful of pictures. Set `TRIALS` higher to make them narrower.)
 #
-# And what does it cost? The other side of each edit is how much of the picture moves. `moved` is the mean difference of the colour values, from 0 to 255. The last column is the yardstick: two pictures that have only the new prompt in common.
+# And what does it cost? The other side of each edit is how much of the picture moves. `moved` is the mean difference of the colour values, from 0 to 255. The last column is the yardstick: pictures of the new prompt that were drawn from nothing, and know nothing of ours.
 
 # %%
-from itertools import pairwise
-
 import numpy as np
 from editing import moved
 
@@ -265,11 +263,11 @@ for task in tasks:
         np.mean([moved(picture, originals[task.before]) for picture in pictures])
         for pictures in edited[task]
     ]
-    strangers = np.mean([moved(one, other) for one, other in pairwise(fresh)])
-    rows.append((task.title, *(f"{value:.0f}" for value in away), f"{strangers:.0f}"))
+    unrelated = np.mean([moved(picture, originals[task.before]) for picture in fresh])
+    rows.append((task.title, *(f"{value:.0f}" for value in away), f"{unrelated:.0f}"))
 view.table(
     rows,
-    columns=["how far it moved", *(f"at {strength}" for strength in STRENGTHS), "two strangers"],
+    columns=["how far it moved", *(f"at {strength}" for strength in STRENGTHS), "drawn from nothing"],
 )
 
 # %%
@@ -357,8 +355,8 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# Compare the counts, and look at *why* a picture is not right. Under a mask that is too small the old thing shows on all sides, and what fits best into the hole is more of it. Under one that is too large hardly
-# anything is held, and what should have stayed is drawn anew too.
+# Compare the counts, and look at *why* a picture is not right. Under a mask that is too small the new thing has no room, and the old one shows on all sides. Under one that is too large hardly
+# anything is held: the circle, which should have stayed, is drawn anew, and what peeps out from under the mask stays as a remainder that fits nothing.
 #
 # A mask can also *remove*: describe the picture without the thing.
 
@@ -375,6 +373,8 @@ view.picture_grid(
 )
 
 # %% [markdown]
+# (The judge reads one red thing of the right shape, and is content. Are you? Where the edge of the mask cuts through the circle, look for a bump: the model had to guess how the circle goes on.)
+#
 # ## 5. A mask by hand
 #
 # Move the sliders until the stripes cover what you want to have drawn anew. *Add* keeps the piece, so that several can be put together. Below the sliders stands the call that makes the same mask.
@@ -472,7 +472,8 @@ view.table(
 )
 
 # %% [markdown]
-# The prompt names a house and a tree, and so the model may draw more of them in the new parts. It does not know that the canvas is larger than a picture, or that what it is asked for is there already.
+# The numbers at the seams are those of any two neighbouring columns, so there is no line to be seen. But look at the things: the prompt names a house and a tree, and so the model draws more of them in the new parts. It does not know that the canvas is larger than a picture, or
+# that what it is asked for is there already. And what it begins on the new side cannot go on in the old one, which is fixed: a sun, say, is cut off at the seam.
 #
 # From here to a panorama it is a loop: extend to the right, cut off what is new with some of the old, extend again.
 
@@ -688,6 +689,8 @@ view.animation(
 # Is it a walk, or a jump? Measure the length of each stride, and ask the judge what each frame shows.
 
 # %%
+from itertools import pairwise
+
 rows = []
 for name, frames in ways.items():
     strides = [moved(one, other) for one, other in pairwise(frames)]
@@ -707,6 +710,8 @@ view.table(
 # %% [markdown]
 # The noise changes evenly, by the same angle at each step. The picture does not: compare the longest stride with the mean. Between two kinds of thing that were drawn in training lies nothing that was, and so somewhere on the way
 # one has to become the other, within few steps. Frames that show "neither" are on that stretch.
+#
+# And line against sphere? With a prompt that says what to draw, this model makes do with too little noise, too, and the two ways hardly differ. Without a prompt it matters more: notebook 0, section 7, measures that.
 #
 # ## 9. Clean up
 
