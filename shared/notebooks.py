@@ -191,7 +191,8 @@ def _tidy_output(output: NotebookNode) -> NotebookNode | None:
     if data is None or _WIDGET_VIEW not in data:
         return output
     del data[_WIDGET_VIEW]
-    if re.fullmatch(r"\w+\(.*\)", data.get("text/plain", ""), re.DOTALL):  # a widget's repr says nothing to readers
+    # A widget's repr, of which IPython cuts off the end of a long one, says nothing to readers.
+    if re.fullmatch(r"\w+\(.*[)…]", data.get("text/plain", ""), re.DOTALL):
         del data["text/plain"]
     return output if data else None
 

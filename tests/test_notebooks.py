@@ -70,7 +70,7 @@ def test_cell_ids_stay_when_other_cells_change_and_are_unique(tmp_path):
 def built(tmp_path_factory):
     """A notebook that was executed by the command line, and the command's end."""
     root = tmp_path_factory.mktemp("lab")
-    show = "import ipywidgets\nipywidgets.VBox([ipywidgets.IntSlider()])"
+    show = "import ipywidgets\nipywidgets.VBox([ipywidgets.IntSlider(), ipywidgets.HTML('long ' * 99)])"
     where = "import os\nfrom pathlib import Path\nprint(Path.cwd().name, os.environ.get('AWS_REGION'), BACKEND)"
     notebook = add(root, "1-a", PARAMETERS, markdown("# Title"), where, "'value'", show, built=False)
     end = run("notebooks", root, "build", "1-a", AWS_REGION="eu-west-3")

@@ -33,7 +33,7 @@
 
 # %% tags=["parameters"]
 BACKEND = "auto"  # as in all notebooks; this one deploys nothing, so it makes no difference
-TRAINING_STEPS = 600  # of the small denoiser in section 6: about a minute on two cores
+TRAINING_STEPS = 500  # of the small denoiser in section 6: about a minute on two cores
 MODEL_FOLDER = "../shared/models/diffusion"  # the embedded Stable Diffusion, from section 9 on
 
 # %%
@@ -1367,7 +1367,8 @@ view.table(
 )
 
 # %% [markdown]
-# Too little, and the picture obeys half of the prompt. Too much, and colours are driven to the edge of what can be shown and forms suffer. In between is a wide plateau; where it lies depends on the model (7.5 is usual for Stable Diffusion 1.5). Notebook 1 measures it with more pictures.
+# Too little, and the picture is pale and obeys half of the prompt. Too much, and colours are driven to the edge of what can be shown, they run, and forms bend. Where the best lies depends on the model: ours has it at 2
+# (its [model card](../shared/models/diffusion/README.md) has a count with many more pictures), Stable Diffusion 1.5 at about 7.5, because captions from the web say less about their pictures than ours do, so that what they say needs more weight.
 #
 # ## 13. The family
 #

@@ -57,7 +57,7 @@
 BACKEND = "auto"  # "auto", "local" or "sagemaker"
 MODEL = "embedded"  # or another name of the table in this lab's README.md
 KEEP = False  # True keeps the endpoint when the notebook ends
-TRIALS = 16  # with a large model, 4 is enough to see how it goes
+TRIALS = 12  # with a large model, 4 is enough to see how it goes
 
 # %%
 import sys
@@ -74,7 +74,7 @@ workshop.model
 
 # %% [markdown]
 # The embedded model was trained from nothing for this workshop, on pictures that a program draws: shapes in colours, two shapes in a
-# relation, small landscapes. It knows about 150 words and can draw nothing else. That is its advantage, too: another program can look
+# relation, small landscapes. It knows about 90 words and can draw nothing else. That is its advantage, too: another program can look
 # whether a picture is right, and you can draw hundreds on a laptop. It is built exactly like Stable Diffusion, part by part, and every
 # setting acts on it in the same way. What it can and cannot draw is measured in its [model card](../shared/models/diffusion/README.md).
 #

@@ -39,7 +39,7 @@ def test_a_word_stands_for_the_whole_name_only():
 def test_true_pictures_of_the_prompts_are_right_and_others_wrong(subject):
     asked = prompts_of(subject, 12)
     assert not {trial.prompt for trial in asked} & {example.text for example in pictures_of(subject, 5)} - {subject}
-    true = [example.picture for example in examples_of(subject, 12, seed=1)]
+    true = [example.picture for example in examples_of(subject, 12, seed=1, size="large")]
     assert all(found.right for found in mark(true, asked))
     large = [picture.resize((512, 512)) for picture in true]
     assert sum(found.right for found in mark(large, asked)) >= 11
