@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 KINDS = ("ellipse", "box")
+_AT_FIRST = (30, 70)  # percent, both ways
 _FINER = 4
 
 
@@ -54,8 +55,8 @@ def overlay(picture: Image.Image, mask: Image.Image) -> Image.Image:
 class MaskEditor:
     """Sliders for ellipses and boxes over a picture, which can be put together; `mask` is what they make.
 
-    Show it by `editor.widget`. What is under the sliders now is part of the mask as soon as *Add* is pressed, or when
-    nothing was added yet. `calls` is the call that makes the same mask; `touched` tells whether anybody moved anything.
+    Show it by `editor.widget`. What was added and what is under the sliders now is the mask. `calls` is the call that
+    makes the same mask; `touched` tells whether anybody moved anything.
     """
 
     def __init__(self, picture: Image.Image, *, shown: int = 320):
@@ -67,7 +68,7 @@ class MaskEditor:
         self.touched = False
         wide = {"style": {"description_width": "6em"}, "layout": widgets.Layout(width="24em")}
         self.kind = widgets.ToggleButtons(options=KINDS, description="shape", style=wide["style"])
-        sliders = {"min": 0, "max": 100, "value": (30, 70), "continuous_update": True, **wide}
+        sliders = {"min": 0, "max": 100, "value": _AT_FIRST, "continuous_update": True, **wide}
         self.across = widgets.IntRangeSlider(description="across, %", **sliders)
         self.down = widgets.IntRangeSlider(description="down, %", **sliders)
         self.add = widgets.Button(description="Add", tooltip="Keep this piece and go on with another")
@@ -84,8 +85,8 @@ class MaskEditor:
 
     @property
     def pieces(self) -> list[tuple[str, tuple[float, float, float, float]]]:
-        """The pieces added; while there is none, the one under the sliders: kind and sides."""
-        return list(self._pieces) or [self._current]
+        """The pieces added, and the one under the sliders: kind and sides."""
+        return list(dict.fromkeys([*self._pieces, self._current]))
 
     @property
     def mask(self) -> Image.Image:
@@ -116,14 +117,14 @@ class MaskEditor:
 
     def _restart(self) -> None:
         self._pieces.clear()
+        self.across.value = self.down.value = _AT_FIRST
         self._draw()
+        self.touched = False
 
     def _draw(self) -> None:
-        kind, sides = self._current
-        shown = joined(self.mask, _piece(kind, self.picture.size, *sides)) if self._pieces else self.mask
         buffer = io.BytesIO()
         scale = max(1, round(self._shown / self.picture.width))
-        large = overlay(self.picture, shown).resize(
+        large = overlay(self.picture, self.mask).resize(
             (self.picture.width * scale, self.picture.height * scale), Image.Resampling.NEAREST
         )
         large.save(buffer, "png")

@@ -42,7 +42,7 @@ _OWN_PROMPTS = (
     "a house and a tree in the snow at night with the moon in the sky",
     "a red boat on a lake at sunset",
 )
-_OWN_NEGATIVE = ("a house and a tree in the snow", "by day")
+_OWN_NEGATIVE = ("a house and a tree in the snow", "at night")
 _PROMPTS = (
     "a lighthouse on a rocky coast at sunset, oil painting",
     "a photo of a red bicycle leaning against a yellow wall",

@@ -155,7 +155,8 @@ def parse_request(payload: Any, limits: Limits, defaults: Defaults, abilities: A
         raise ValueError(f'The request body must be a JSON object with "prompt", not {_kind(payload)}.')
     for name in payload:
         if name not in _FIELDS:
-            raise ValueError(f'Unknown field "{name}".{_did_you_mean(name, _FIELDS)} Known: {", ".join(_FIELDS)}.')
+            known = f'{_did_you_mean(name, _FIELDS)} Known: {", ".join(_FIELDS)}.'
+            raise ValueError(f'Unknown field "{_cut(name)}".{known}')
     given = {name: value for name, value in payload.items() if value is not None}
     mode = _mode(given)
     if abilities.needs_mask and mode not in ("inpaint", "outpaint", "upscale"):
@@ -246,7 +247,7 @@ def _fitting(mask: Image.Image, picture: Image.Image, size: tuple[int, int]) -> 
     if abs(mask.width * picture.height - mask.height * picture.width) > max(*mask.size, *picture.size):
         raise ValueError(
             f'"mask" has {mask.width} × {mask.height} pixels and "image" {picture.width} × {picture.height}: '
-            "the mask must have the size of the image."
+            "the mask must have the proportions of the image."
         )
     mask = cover(mask.resize(picture.size, Image.Resampling.NEAREST), size, Image.Resampling.NEAREST)
     if not mask.getbbox():
@@ -294,7 +295,7 @@ def _margins(value: Any, abilities: Abilities) -> Margins:
         raise ValueError(f'"outpaint" must be an object such as {{"left": 64}}, not {_kind(value)}.')
     for name in value:
         if name not in sides:
-            raise ValueError(f'Unknown side "{name}" in "outpaint". Known: {", ".join(sides)}.')
+            raise ValueError(f'Unknown side "{_cut(name)}" in "outpaint". Known: {", ".join(sides)}.')
     margins = Margins(**{name: _integer(value, name, 0, 2**16, 0) for name in sides})
     for name, pixels in vars(margins).items():
         if pixels % abilities.multiple:
@@ -322,7 +323,7 @@ def _scheduler(given: dict, defaults: Defaults) -> str | None:
         return name
     if not isinstance(name, str):
         raise ValueError(f'"scheduler" must be a string, not {_kind(name)}.')
-    raise ValueError(f'Unknown scheduler "{name}".{_did_you_mean(name, NAMES)} Known: {", ".join(NAMES)}.')
+    raise ValueError(f'Unknown scheduler "{_cut(name)}".{_did_you_mean(name, NAMES)} Known: {", ".join(NAMES)}.')
 
 
 def _loras(given: dict, known: tuple[str, ...]) -> Loras:
@@ -346,7 +347,7 @@ def _loras(given: dict, known: tuple[str, ...]) -> Loras:
         if not entry:
             continue
         if entry not in known:
-            raise ValueError(f'Unknown LoRA "{entry}".{_did_you_mean(entry, known)} {_loras_here(entry, known)}')
+            raise ValueError(f'Unknown LoRA "{_cut(entry)}".{_did_you_mean(entry, known)} {_loras_here(entry, known)}')
         if entry in loras:
             raise ValueError(f'"lora" names "{entry}" twice.')
         loras[entry] = scale
@@ -387,7 +388,7 @@ def _integer(given: dict, name: str, low: int, high: int | None, default: int | 
         raise ValueError(f'"{name}" must be an integer, not {_kind(value)}.')
     if value < low or high is not None and value > high:
         bound = f"at least {low}" if high is None else f"at least {low} and at most {high}"
-        raise ValueError(f'"{name}" must be {bound}; it is {value}.')
+        raise ValueError(f'"{name}" must be {bound}; it is {_cut(value)}.')
     return value
 
 
@@ -400,13 +401,19 @@ def _number(given: dict, name: str, default: float) -> float:
         raise ValueError(f'"{name}" must be a number ({meaning}), not {_kind(value)}.')
     if not (low <= value if closed else low < value) or not value <= high or not math.isfinite(value):
         bound = "at least" if closed else "greater than"
-        raise ValueError(f'"{name}" must be {bound} {low:g} and at most {high:g} ({meaning}); it is {value}.')
+        raise ValueError(f'"{name}" must be {bound} {low:g} and at most {high:g} ({meaning}); it is {_cut(value)}.')
     return float(value)
 
 
 def _did_you_mean(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(_cut(name), known, n=1, cutoff=0.5)
     return f' Did you mean "{near[0]}"?' if near else ""
+
+
+def _cut(value: Any) -> str:
+    """What a client sent, short enough to say back."""
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
 
 
 def _kind(value: Any) -> str:

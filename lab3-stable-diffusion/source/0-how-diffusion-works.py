@@ -720,7 +720,7 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# Skies and seas, trees, sails: much for a minute. But two moons stand in one sky, and hills cannot decide. Something goes wrong early, when all is fog, and each later step carries it along: the noise that is left was computed from the wrong guess.
+# Skies and seas, trees, sails: much for a minute. But two lights stand in one sky, and hills cannot decide. Something goes wrong early, when all is fog, and each later step carries it along: the noise that is left was computed from the wrong guess.
 #
 # **Fresh noise.** The first diffusion models did otherwise. Before a step back, part of the guessed noise is exchanged for new noise (`fresh` in the code above). It hides what was settled a moment ago, and the network has to look again. The price: the same start no longer gives the same picture.
 

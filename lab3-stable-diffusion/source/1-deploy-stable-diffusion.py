@@ -26,7 +26,7 @@
 # | | on your laptop | on AWS |
 # |---|---|---|
 # | **time** | about 45 minutes of reading, 2 of computing | an estimate: the same, and 5 to 10 minutes of waiting for the endpoint |
-# | **cost** | nothing | the price of one rented computer for as long as the endpoint exists: about 0.20 USD for this notebook with the embedded model, an estimate |
+# | **cost** | nothing | the price of one rented computer for as long as the endpoint exists: about 0.20 USD for this notebook with the embedded model, waiting included, an estimate |
 # | **you need** | this repository, set up by `make jupyter` | a role that may use SageMaker and S3, and the right (a *quota*) to rent one computer of the type shown below |
 #
 # How the 45 minutes may go (estimates, for a reader who runs every cell and reads every paragraph):
@@ -74,7 +74,7 @@ workshop.model
 
 # %% [markdown]
 # The embedded model was trained from nothing for this workshop, on pictures that a program draws: shapes in colours, two shapes in a
-# relation, small landscapes. It knows about 90 words and can draw nothing else. That is its advantage, too: another program can look
+# relation, small landscapes. It knows about 90 words and can draw nothing else. That is its advantage, too: another program, the **judge** (section 8), can look
 # whether a picture is right, and you can draw hundreds on a laptop. It is built exactly like Stable Diffusion, part by part, and every
 # setting acts on it in the same way. What it can and cannot draw is measured in its [model card](../shared/models/diffusion/README.md).
 #
@@ -164,7 +164,7 @@ print([tokenizer.decode([number]) for number in tokenizer("a red giraffe").input
 # ### The text encoder: numbers to meaning
 #
 # The **text encoder** is a small transformer, the kind of network of Lab 1, that writes no text. It turns each token into a vector (a list of numbers)
-# that depends on the tokens before it: the vector of `ring` knows of `red`.
+# that depends on the tokens before it: the vector of `ring` knows of `red`. The cosine compares the directions of two vectors; 1 would be the same. The word itself counts most, what stands before it a little:
 
 
 # %%
@@ -179,8 +179,10 @@ text = encode(prompt)
 print(tuple(ids.shape), "numbers become", tuple(text.shape))
 blue = encode("a large blue ring on a blue background")
 place = ids[0].tolist().index(tokenizer("ring").input_ids[1])
-alike = torch.cosine_similarity(text[0, place], blue[0, place], dim=0)
-print(f"Cosine of 'ring' after 'red' and 'ring' after 'blue': {alike:.2f}; 1 would be the same.")
+circle = encode("a large red circle on a blue background")
+for name, other in {"ring, but after 'blue'": blue, "circle, also after 'red'": circle}.items():
+    alike = torch.cosine_similarity(text[0, place], other[0, place], dim=0)
+    print(f"the vector of ring after 'red' and of {name}: cosine {alike:.2f}")
 
 # %% [markdown]
 # ### The autoencoder: pictures to latents and back
@@ -273,7 +275,7 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# From noise alone there is not much to know: the guess is a blur, the mean of all pictures that fit the prompt. With an empty prompt, it is the mean of all pictures.
+# From noise alone there is not much to know: the guess is something like the mean of all pictures that fit the prompt, with soft edges and colours that are not right yet. With an empty prompt, it is the mean of all pictures, a blur.
 # The *difference* between the two is what the prompt says, and the next cell uses it.
 #
 # ### The scheduler, and the whole loop
@@ -315,7 +317,7 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# First the large things (background, place, colour), then the edges. Is that really all that the library does? Let the pipeline draw with the same seed and settings, and compare the pixels.
+# First the large things (background, place), then the right colours and the edges. Is that really all that the library does? Let the pipeline draw with the same seed and settings, and compare the pixels.
 
 # %%
 pipe.set_progress_bar_config(disable=True)
@@ -534,7 +536,7 @@ view.picture_grid(
 # ### The negative prompt
 #
 # Guidance goes away from the empty prompt and towards yours. A **negative prompt** takes the place of the empty one: the picture goes *away from* what it says. That is
-# the way to say "not": a prompt with `not by day` has `day` in it, and since captions say what *is* to be seen, that is what the picture gets. Does it work? We draw the same prompt without and with a negative prompt and
+# the way to say "not": a prompt with `not at night` has `night` in it, and since captions say what *is* to be seen, that is what the picture gets. Does it work? We draw the same prompt without and with a negative prompt and
 # read off what we wanted to avoid.
 
 # %%
@@ -562,6 +564,8 @@ for label, images in {"no negative prompt": plain, f"negative prompt: {unwanted}
 view.table(rows, columns=["of 8 pictures", "day", "sunset", "night"])
 
 # %% [markdown]
+# The unwanted word is avoided, here nearly always. Not to be drawn is all that it asks: what comes instead, the model decides.
+#
 # For the large models people have habits such as `blurry, low quality, deformed, watermark`: words under which bad pictures were found in the training data. For a
 # model that never saw such captions they do nothing. Try what yours knows: `workshop.model.negative_prompt` has the habit, if there is one.
 #
@@ -630,8 +634,8 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# Two things to take away. At ten steps most are as good as the twenty that are this model's default, for half the price. And with very few steps the plainest scheduler does best: whoever corrects a stride by
-# further guesses needs guesses that are worth something, and over a quarter of the way at once they are not. Heun, made for many short strides, falls apart.
+# At ten steps all but the halved Heun are about as good as the twenty that are this model's default, for half the price. At very few steps only Heun differs by more than the intervals: made for many short strides, it falls apart. For
+# the order of the others, draw more.
 #
 # ## 8. Does it draw what you ask for?
 #
@@ -639,8 +643,8 @@ view.picture_grid(
 # scenes, the time of day, the ground, and what stands on it.
 #
 # The judge is a program without any learning: it takes the nearest named colour, lays templates over the shapes, compares centres. On pictures drawn by the program it
-# is right practically always (its tests say so). Three of the groups were kept out of training: combinations of colour and shape, pairs, and scenes that the model has *never seen*. It can only get them right if it has learned what the words mean, and not
-# the pictures by heart. (For a model of the Hub the groups are others, and CLIP judges: see [prompt_adherence.py](prompt_adherence.py).)
+# finds at least 99 of 100 right (its tests measure that; on what a *model* draws, nobody has counted its errors but you). Three of the groups were kept out of training: combinations of colour and shape, pairs, and scenes that the model has *never seen*. It can only get them right if it has learned what the words mean, and not
+# the pictures by heart. (For a model of the Hub the groups are others, and CLIP judges, a network that scores how well a text fits a picture: see [prompt_adherence.py](prompt_adherence.py).)
 
 # %%
 requests = [{"prompt": trial.prompt, "seed": 100 + n} for n, trial in enumerate(asked)]
@@ -784,7 +788,7 @@ when = times_of_day(workshop.model, open_pictures)
 view.table(Counter(when).most_common(), columns=["time of day", "of 16 pictures"])
 
 # %% [markdown]
-# The embedded model's training pictures had the three times of day about equally often. Does its answer mirror that, as far as 16 pictures can tell? A model that learned from the web mirrors the web: ask it for *a
+# The embedded model's training pictures had the three times of day about equally often. Does its answer mirror that? With a third of 16 one would expect 5 or 6 of each, and by chance between 2 and 9. A model that learned from the web mirrors the web: ask it for *a
 # photo of a doctor* and count, and you will find who was photographed as a doctor how often. That is not a question of taste. It can be measured like anything else in this notebook: fix the
 # prompt, draw many, count, put an interval around it, and decide whether you may ship that.
 #
@@ -855,7 +859,7 @@ rows = [
 view.table(rows, columns=["version", "metadata", "watermark", "blocks that agree"])
 
 # %% [markdown]
-# Metadata are gone with the first program that does not know them. The watermark lasts longer, and not for ever: strong compression or a new size destroy it. So marks help the honest to be recognised; that a picture has none proves
+# (Half of the blocks agree by chance. From about 55% on, for a picture of this size, chance would do it once in a thousand million pictures, and the answer is yes.) Metadata are gone with the first program that does not know them. The watermark lasts longer, and not for ever: strong compression or a new size destroy it. So marks help the honest to be recognised; that a picture has none proves
 # nothing.
 #
 # ## 12. What it costs
@@ -914,7 +918,7 @@ else:
 # - Stable Diffusion is five parts: tokenizer, text encoder, UNet, scheduler, autoencoder. You wrote the loop that joins them, and it draws the library's picture.
 # - The seed decides what the prompt leaves open. Steps cost time, and after a point change nothing. Guidance trades variety for obedience. A negative prompt is where guidance comes from.
 # - Schedulers are compared at equal time, with a measure and an interval.
-# - Whether a model follows its prompts can be counted, by a judge whose errors are known, on prompts that it has never seen.
+# - Whether a model follows its prompts can be counted, by a judge that was checked on true pictures, on prompts that the model has never seen.
 # - Bad requests must be refused before they cost anything. A picture should say where it comes from, and can lose that again.
 #
 # **Check yourself** (answers in [solutions/1-deploy-stable-diffusion.md](solutions/1-deploy-stable-diffusion.md)):

@@ -26,7 +26,7 @@
 # | | on your laptop | on AWS |
 # |---|---|---|
 # | **time** | about 30 minutes of reading, 2 of computing | an estimate: the same, and 5 to 10 minutes of waiting for the endpoint |
-# | **cost** | nothing | the price of one rented computer for as long as the endpoint exists: about 0.15 USD for this notebook with the embedded model, an estimate |
+# | **cost** | nothing | the price of one rented computer for as long as the endpoint exists: about 0.15 USD for this notebook with the embedded model, waiting included, an estimate |
 # | **you need** | this repository, set up by `make jupyter` | a role that may use SageMaker and S3, and a quota of one instance |
 #
 # How the 30 minutes may go (estimates):
@@ -175,7 +175,7 @@ def draw_all(prompt, seed=0, num_images=1, **settings):
 # What the noise has covered is drawn anew, and what shows through it stays.
 #
 # We will ask for three edits, each from a picture that the model draws itself. One can only edit what is there, so we take the first of a few pictures that shows all
-# that its prompt says. (`shows` asks the judge of notebook 1, or CLIP where the model is not ours.)
+# that its prompt says. (`shows` asks the judge of notebook 1, or, where the model is not ours, CLIP, a network that scores how well a text fits a picture.)
 
 # %%
 import transformers
@@ -248,7 +248,8 @@ view.line_with_interval(
 )
 
 # %% [markdown]
-# (The bands are wide: each point is a handful of pictures. Set `TRIALS` higher to make them narrower.)
+# (The bands are wide: each point is a handful of pictures. Set `TRIALS` higher to make them narrower.) And mind what counts as right. The judge takes the *nearest* named colour, so an olive ring passes for green, and no rule of
+# it forbids a second moon. What is enough for the judge may not be enough for you.
 #
 # And what does it cost? The other side of each edit is how much of the picture moves. `moved` is the mean difference of the colour values, from 0 to 255. The last column is the yardstick: pictures of the new prompt that were drawn from nothing, and know nothing of ours.
 
@@ -355,8 +356,8 @@ view.picture_grid(
 )
 
 # %% [markdown]
-# Compare the counts, and look at *why* a picture is not right. Under a mask that is too small the new thing has no room, and the old one shows on all sides. Under one that is too large hardly
-# anything is held: the circle, which should have stayed, is drawn anew, and what peeps out from under the mask stays as a remainder that fits nothing.
+# Look at *why* a picture is not right. Under a mask that is too small the new thing has no room, and the old one shows on all sides. Under one that is too large hardly
+# anything is held: the circle, which should have stayed, is drawn anew, and a sliver of the old one peeps out at the left, which the judge mostly lets pass. Only your eyes say that this mask is worse.
 #
 # A mask can also *remove*: describe the picture without the thing.
 
@@ -377,7 +378,7 @@ view.picture_grid(
 #
 # ## 5. A mask by hand
 #
-# Move the sliders until the stripes cover what you want to have drawn anew. *Add* keeps the piece, so that several can be put together. Below the sliders stands the call that makes the same mask.
+# Move the sliders until the stripes cover what you want to have drawn anew: what is striped is the mask. *Add* keeps the piece under the sliders, and you go on with another. Below the sliders stands the call that makes the same mask.
 
 # %%
 from masks import MaskEditor
@@ -425,6 +426,8 @@ for label, settings in attempts.items():
 view.table(rows, columns=["we send", "the endpoint says"])
 
 # %% [markdown]
+# (A mask of another size is scaled, as long as it has the proportions of the picture.)
+#
 # ## 6. Go on beyond the edges: outpainting
 #
 # **Outpainting** is inpainting with a larger canvas: the picture is put on it, and the mask is all that is new. `outpaint` says how many pixels to add at each side.
@@ -472,8 +475,8 @@ view.table(
 )
 
 # %% [markdown]
-# The numbers at the seams are those of any two neighbouring columns, so there is no line to be seen. But look at the things: the prompt names a house and a tree, and so the model draws more of them in the new parts. It does not know that the canvas is larger than a picture, or
-# that what it is asked for is there already. And what it begins on the new side cannot go on in the old one, which is fixed: a sun, say, is cut off at the seam.
+# At the seams neighbouring columns differ by up to two or three times the median, and by far less than at the edge of a house: hardly a line to be seen. But look at the things. The prompt names a house and a tree, and so the model draws more of them in the new parts: it does not know that the canvas is larger than a picture, or
+# that what it is asked for is there already. And what it begins on the new side cannot go on in the old one, which is fixed: where a sun touches the seam, it is cut off.
 #
 # From here to a panorama it is a loop: extend to the right, cut off what is new with some of the old, extend again.
 
@@ -734,7 +737,7 @@ else:
 # - Inpainting says *where*. Outside the mask the picture stays as it was, pixel for pixel; inside, the prompt describes the whole picture.
 # - Outpainting is inpainting on a larger canvas. Seams and repetitions can be measured and seen.
 # - Enlarging invents. With a truth to compare with, PSNR and SSIM say how well; without one, they say nothing.
-# - Between noises one walks on the sphere, since noise lives there.
+# - Between noises one walks on the sphere, since noise lives there. With a prompt it hardly mattered here; notebook 0 measures it without one.
 #
 # **Check yourself** (answers in [solutions/2-edit-images.md](solutions/2-edit-images.md)):
 #
@@ -742,14 +745,14 @@ else:
 # 2. An inpainted face looks like nobody, though the mask covers only the mouth. Why is the rest of the face identical, and is that proof that the edit is harmless?
 # 3. An upscaler gains 2 dB over bicubic on the maker's test pictures. What would you ask before you use it on X-ray images?
 # 4. Why does strength 0.3 take a third of the time?
-# 5. Somebody interpolates on the line, and finds the pictures in the middle too flat. What went wrong?
+# 5. Somebody interpolates on the line, without a prompt, and finds the pictures in the middle too flat. What went wrong?
 #
 # **Exercises**, with answers in the same file:
 #
 # - *Closer.* Find, for each of the three edits, the smallest strength at which all of your trials are right. How many trials do you need to be sure of 90%?
 # - *Chain.* Apply image-to-image at strength 0.3 ten times in a row with the same prompt. Does the picture stay, drift, or fall apart? Measure with `moved`.
 # - *The prompt's part.* Inpaint with a prompt that describes only the new thing, without the rest. Count again.
-# - *Enlarge twice.* Send the enlarged picture through the upscaler once more. What does 16 times look like, and what does it cost?
+# - *Enlarge twice.* Send a piece of the enlarged picture through the upscaler once more. What does 16 times look like, and what does it cost? What happens with the whole picture?
 #
 # **Another model.** Set `MODEL` in the first cell to `"stable-diffusion-1.5"` or `"sdxl"`, and `TRIALS` to 3, on a rented graphics card.
 #

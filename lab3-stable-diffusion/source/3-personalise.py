@@ -26,7 +26,7 @@
 # | | on your laptop | on AWS |
 # |---|---|---|
 # | **time** | about 60 minutes of reading, 4 of computing | an estimate: the same, and 40 minutes of waiting for jobs and the endpoint |
-# | **cost** | nothing | an estimate: about 3 USD for seven short jobs and an endpoint with the embedded model |
+# | **cost** | nothing | an estimate: about 1 USD for seven jobs of some minutes each and an endpoint, with the embedded model |
 # | **you need** | this repository, set up by `make jupyter` | a role that may use SageMaker and S3, and quotas of one training instance and one endpoint instance |
 #
 # You should have done [notebook 1](1-deploy-stable-diffusion.ipynb) of this lab. Training jobs are explained in
@@ -37,7 +37,7 @@
 BACKEND = "auto"  # "auto", "local" or "sagemaker"
 MODEL = "embedded"  # or another name of the table in this lab's README.md
 KEEP = False  # True keeps the endpoint when the notebook ends
-TRIALS = 18  # prompts for each measurement, a multiple of 6
+TRIALS = 12  # prompts for each measurement, a multiple of 6
 
 # %%
 import sys
@@ -158,7 +158,7 @@ KEPT = " | ".join(
 STEPS = 12  # of the pictures that the jobs draw; notebook 1 shows that so many do
 METHODS = {
     "LoRA": {"method": "lora"},
-    "DreamBooth": {"method": "dreambooth", "class_prompt": KEPT, "num_class_images": 18},
+    "DreamBooth": {"method": "dreambooth", "class_prompt": KEPT, "num_class_images": 12},
     "textual inversion": {"method": "textual_inversion"},
 }
 LIKE = {"star": "cross", "zobi": "heart"}
@@ -375,10 +375,10 @@ view.table(rows, columns=columns, caption="Seconds are those of the training ste
 #   And nothing is forgotten: the old prompts do not contain the new word, so their pictures are the same, to the last bit.
 # - **LoRA** learns both subjects from five pictures in less than a minute. But look at the last figure: while it is switched on, much of what the model could draw before goes wrong. Nothing in its training asked for the old
 #   prompts. The weights below are untouched, so nothing is lost for good; section 5 switches it off.
-# - **DreamBooth** is free to change every weight, and keeps more of the old prompts than LoRA does, because half of what it saw were the class pictures. So what is kept is decided by *what one trains on*, more than by
-#   which numbers are trained. Its price is a whole model on the disk for each subject.
+# - **DreamBooth** is free to change every weight, and yet more of the old prompts came out right than with LoRA, because half of what it saw were the class pictures. So what is kept is decided by *what one trains on*, at least as much as by
+#   which numbers are trained. The same half is missing for the new word, which in as many steps it learned less well. Its price is a whole model on the disk for each subject.
 #
-# The interval of each share is wide: 18 prompts are few. Which differences here are larger than the intervals? Only those are a result.
+# The interval of each share is wide: 12 prompts are few. Which differences here are larger than the intervals? Only those are a result.
 #
 # ## 5. Both LoRAs on one endpoint
 #
@@ -476,6 +476,8 @@ difference = np.abs(np.asarray(again, int) - np.asarray(first, int)).mean()
 print(f"Mean difference of a pixel's red, green or blue: {difference:.2f} of 255.")
 
 # %% [markdown]
+# (Not exactly 0: the endpoint rounds in other places than the job did.)
+#
 # ## 6. Two LoRAs in one picture
 #
 # Each was trained alone, beside the same base. What if both are added? First: does each still work when the other is on?
@@ -627,7 +629,7 @@ view.picture_grid(
 # |---|---|
 # | the model can draw it already, and there is just no word for it | textual inversion: a file of a few kilobytes |
 # | a style, a product, a character; many of them on one endpoint | LoRA |
-# | one subject, to be hit as exactly as can be, and a model of its own may be stored | DreamBooth; with LoRA layers instead of all weights where memory is short (`method="lora"` with `class_prompt`) |
+# | one subject, while all else shall stay as it is, and a model of its own may be stored | DreamBooth, for as many steps as it takes; with LoRA layers instead of all weights where memory is short (`method="lora"` with `class_prompt`) |
 # | a new domain with hundreds or more captioned pictures | full fine-tuning, or LoRA of a high rank |
 #
 # **Before you train on pictures of anybody.** Five photographs suffice to make pictures of a person that never happened. Ask who is shown, and who took the photographs; keep the training pictures and

@@ -53,6 +53,9 @@ def parse(payload, abilities=ABILITIES):
         ({"prompt": "a", "guidance_scale": "4"}, ["number", 'a string ("4")']),
         ({"prompt": "a", "guidance_scale": float("nan")}, ["at most 30"]),
         ({"prompt": "a", "scheduler": "euler_b"}, ["Unknown scheduler", 'Did you mean "euler', "unipc"]),
+        ({"prompt": "a", "x" * 100_000: 1}, ["Unknown field", "xxx..."]),
+        ({"prompt": "a", "scheduler": "x" * 100_000}, ["Unknown scheduler", "xxx..."]),
+        ({"prompt": "a", "seed": 10**400}, ["at most", "000..."]),
         ({"prompt": "a", "scheduler": 1}, ['"scheduler" must be a string']),
         ({"prompt": "a", "seed": -1}, ["at least 0"]),
         ({"prompt": "a", "seed": 2**63 - 1, "num_images": 2}, ['"seed" is too large']),
@@ -92,6 +95,7 @@ def test_bad_requests_are_refused_with_the_reason(payload, words):
         parse(payload)
     for word in words:
         assert word in str(refusal.value)
+    assert len(str(refusal.value)) < 500, "what was sent is not said back at any length"
 
 
 def test_what_the_endpoint_has_not_is_said():

@@ -53,13 +53,14 @@ def test_the_editor_makes_the_mask_that_its_calls_make():
     assert area(editor.mask) == 0.5 and editor.calls == "box((128, 128), 0, 0, 0.5, 1)"
     editor.add.click()
     editor.kind.value, editor.across.value = "ellipse", (60, 90)
-    assert area(editor.mask) == 0.5  # not added yet
+    assert area(editor.mask) > 0.6  # what is under the sliders belongs to it
+    shown = editor._view.value
     editor.add.click()
-    assert area(editor.mask) > 0.6
+    assert editor._view.value == shown and len(editor.pieces) == 2
     made = eval(editor.calls, {"box": box, "ellipse": ellipse, "joined": joined})
     assert made.tobytes() == editor.mask.tobytes()
     editor.restart.click()
-    assert editor.calls.startswith("ellipse(")
+    assert editor.calls.startswith("ellipse(") and not editor.touched and area(editor.mask) < 0.2
 
 
 def test_the_editor_shows_the_picture_and_survives_closed_sliders():
