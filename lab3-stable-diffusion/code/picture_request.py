@@ -126,6 +126,7 @@ _NUMBERS = {
     "strength": (0.0, 1.0, False, "1 keeps least of the image"),
     "lora_scale": (-4.0, 4.0, True, "0 is the model without it"),
 }
+_LONGEST_TEXT = 10_000  # characters
 _LARGEST_SEED = 2**63 - 1
 
 
@@ -167,8 +168,8 @@ def parse_request(payload: Any, limits: Limits, defaults: Defaults, abilities: A
     stream = _boolean(given, "stream")
     request = PictureRequest(
         mode=mode,
-        prompt=_text(given, "prompt", ""),
-        negative_prompt=_text(given, "negative_prompt", defaults.negative_prompt),
+        prompt=_words(given, "prompt", ""),
+        negative_prompt=_words(given, "negative_prompt", defaults.negative_prompt),
         canvas=None,
         strength=_strength(given, mode, steps),
         guidance_scale=_number(given, "guidance_scale", defaults.guidance_scale),
@@ -369,6 +370,13 @@ def _text(given: dict, name: str, default: str) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f'"{name}" is not valid Unicode text: {error.reason} at position {error.start}.') from error
     return value
+
+
+def _words(given: dict, name: str, default: str) -> str:
+    text = _text(given, name, default)
+    if len(text) > _LONGEST_TEXT:  # counting its tokens would take seconds
+        raise ValueError(f'"{name}" has {len(text):,} characters, more than any model reads; send a few sentences.')
+    return text
 
 
 def _boolean(given: dict, name: str) -> bool:

@@ -55,6 +55,7 @@ def parse(payload, abilities=ABILITIES):
         ({"prompt": "a", "scheduler": "euler_b"}, ["Unknown scheduler", 'Did you mean "euler', "unipc"]),
         ({"prompt": "a", "x" * 100_000: 1}, ["Unknown field", "xxx..."]),
         ({"prompt": "a", "scheduler": "x" * 100_000}, ["Unknown scheduler", "xxx..."]),
+        ({"prompt": "a" * 20_000}, ['"prompt" has 20,000 characters']),
         ({"prompt": "a", "seed": 10**400}, ["at most", "000..."]),
         ({"prompt": "a", "scheduler": 1}, ['"scheduler" must be a string']),
         ({"prompt": "a", "seed": -1}, ["at least 0"]),
