@@ -204,7 +204,9 @@ def test_watching_ends_after_its_timeout(workshop, tmp_path):
 
 def test_a_long_log_is_cut_short(workshop, tmp_path):
     lines = []
-    talkative = code(tmp_path / "code", "for i in range(50):\n    print('line', i, flush=True)\n" + HANDLER)
+    # Slow to start: of an endpoint that is in service when the watch begins no log is shown.
+    talking = "import time\nfor i in range(50):\n    print('line', i, flush=True)\ntime.sleep(3)\n"
+    talkative = code(tmp_path / "code", talking + HANDLER)
     endpoint = deploy(workshop, talkative, tmp_path)
     clients = workshop.client("sagemaker"), workshop.client("logs")
     watching.watch(*clients, endpoint.endpoint_name, 0.1, most_lines=5, say=lines.append)
