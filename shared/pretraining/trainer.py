@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ from shared.pretraining.optimizing import Optimizers, side_by_side
 _LOG_EVERY = 20
 
 
-class Trainer:
+class Trainer(ABC):
     """Networks in training, which can be interrupted and gone on with.
 
     `step` counts the steps done; `wall_seconds` and `cpu_seconds` (those of this process) are of all runs so far.
@@ -85,11 +86,13 @@ class Trainer:
                 torch._foreach_lerp_(self.average, [p.detach() for p in self.optimizer.parameters], 1 - keep)
         return loss
 
+    @abstractmethod
     def _loss(self, *part) -> Tensor:
-        raise NotImplementedError
+        """The share of a step's loss that is this part's (a scalar)."""
 
+    @abstractmethod
     def _rate_factor(self) -> float:
-        raise NotImplementedError
+        """The factor of all rates at this step."""
 
     def averaged(self) -> dict[str, nn.Module]:
         """The networks with the averaged weights in place of the last: for export only."""
