@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from shared.pretraining.checkpoints import load_checkpoint, save_checkpoint
-from shared.pretraining.optimizing import Optimizers, side_by_side
+from shared.pretraining.optimizing import Optimizers, rate_factor, side_by_side
 
 _LOG_EVERY = 20
 
@@ -22,7 +23,7 @@ class Trainer(ABC):
     """Networks in training, which can be interrupted and gone on with.
 
     `step` counts the steps done; `wall_seconds` and `cpu_seconds` (those of this process) are of all runs so far.
-    A subclass gives `_loss(*part)` of the parts of a step (each a tuple of arguments), and `_rate_factor()`.
+    A subclass gives `_loss(*part)` of the parts of a step (each a tuple of arguments).
     """
 
     label = "training"
@@ -64,11 +65,11 @@ class Trainer(ABC):
                         progress.set_postfix(loss=f"{loss:.5f}")
                     if self.step % every == 0:
                         self.save(checkpoint)
+            if loss is not None and self.step % _LOG_EVERY:
+                self.losses.append((self.step, loss))
         finally:
             progress.close()
             torch.set_num_threads(threads_before)
-            if loss is not None and self.losses[-1:] != [(self.step, loss)]:
-                self.losses.append((self.step, loss))
             if self.step:
                 self.save(checkpoint)
 
@@ -90,15 +91,21 @@ class Trainer(ABC):
     def _loss(self, *part) -> Tensor:
         """The share of a step's loss that is this part's (a scalar)."""
 
-    @abstractmethod
     def _rate_factor(self) -> float:
-        """The factor of all rates at this step."""
+        """The factor of all rates at this step: `rate_factor` with what the recipe says."""
+        recipe = self.recipe
+        return rate_factor(self.step, recipe.steps, recipe.warmup, recipe.constant)
 
     def averaged(self) -> dict[str, nn.Module]:
         """The networks with the averaged weights in place of the last: for export only."""
         with torch.no_grad():
             torch._foreach_copy_([p.detach() for p in self.optimizer.parameters], self.average)
         return self.networks
+
+    def write_log(self, path: Path) -> None:
+        """Write the losses as CSV: step, loss."""
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([("step", "loss"), *self.losses])
 
     def save(self, path: Path) -> None:
         """Write the whole state; an interruption while writing leaves the previous file."""

@@ -73,12 +73,10 @@ def main(arguments: list[str] | None = None) -> int:
 def _measure(server: LocalSageMaker, folder: Path, rounds: int, parts: set[str], notes: list[str]):
     if "overhead" in parts:
         yield measurements.overhead(server, rounds)
-    if not parts.isdisjoint({"images", "unet-share"}):
-        pipeline, drawn = diffusion.pipeline_folder(folder / "diffusion")
-        if "images" in parts:
-            yield diffusion.images_per_second(server, pipeline, drawn, rounds)
-        if "unet-share" in parts:
-            yield diffusion.share_outside_the_unet(pipeline, drawn, rounds)
+    if "images" in parts:
+        yield diffusion.images_per_second(server, diffusion.EMBEDDED, rounds)
+    if "unet-share" in parts:
+        yield diffusion.share_outside_the_unet(diffusion.EMBEDDED, rounds)
     if "unet-precision" in parts:
         yield diffusion.unet_precision(rounds)
     if parts <= {"overhead", "images", "unet-share", "unet-precision"}:

@@ -10,33 +10,12 @@ from tests.benchmarks.endpoints import ROOT, LocalSageMaker
 from tests.benchmarks.report import Table
 
 CODE = ROOT / "lab3-stable-diffusion" / "code"
-_EMBEDDED = ROOT / "shared" / "models" / "diffusion"
+EMBEDDED = ROOT / "shared" / "models" / "diffusion"
 _PLAIN = Path(__file__).with_name("handlers") / "plain_pipeline.py"
 _WANTED = {1: 1.0, 4: 1.5, 8: 1.7}
 # Requests per client and round: about equal seconds for each number of clients.
 _REQUESTS = {1: 6, 4: 2, 8: 1}
 _SETTINGS = {"guidance_scale": 2.0, "num_inference_steps": 20}
-
-
-def pipeline_folder(folder: Path) -> tuple[Path, str]:
-    """The embedded pipeline, or where it is missing one of its shape with random weights in `folder`; and which."""
-    if (_EMBEDDED / "model_index.json").is_file():
-        return _EMBEDDED, "the embedded model"
-    from shared.pretraining.diffusion import networks
-    from shared.pretraining.diffusion.export import export, pipeline
-    from shared.pretraining.diffusion.recipe import Recipe
-    from shared.pretraining.diffusion.tokens import build_tokenizer
-
-    recipe = Recipe()
-    tokenizer = build_tokenizer(recipe.tokens)
-    made = pipeline(
-        recipe,
-        tokenizer,
-        networks.build_text_encoder(recipe, tokenizer),
-        networks.build_unet(recipe),
-        networks.build_autoencoder(recipe),
-    )
-    return export(made, folder), "random weights in the embedded model's shape"
 
 
 def requests(count: int, seed: int) -> list[dict]:
@@ -49,10 +28,10 @@ def requests(count: int, seed: int) -> list[dict]:
     ]
 
 
-def images_per_second(server: LocalSageMaker, weights: Path, what: str, rounds: int) -> Table:
+def images_per_second(server: LocalSageMaker, weights: Path, rounds: int) -> Table:
     """The endpoint against one on the same server that calls the pipeline once per request, behind a lock."""
     table = Table(
-        f"Pictures per second, the endpoint against a plain pipeline call per request, 20 steps ({what})",
+        "Pictures per second, the endpoint against a plain pipeline call per request, 20 steps (the embedded model)",
         ["clients", "endpoint", "plain pipeline", "ratio", "wanted"],
     )
     names = {"images-ours": CODE, "images-plain": _PLAIN}
@@ -76,7 +55,7 @@ def images_per_second(server: LocalSageMaker, weights: Path, what: str, rounds: 
     return table
 
 
-def share_outside_the_unet(weights: Path, what: str, rounds: int) -> Table:
+def share_outside_the_unet(weights: Path, rounds: int) -> Table:
     """What of a request's time, from decoded JSON to JSON, is not spent in the UNet; no server in between."""
     import torch
     from diffusers import StableDiffusionPipeline
@@ -96,7 +75,7 @@ def share_outside_the_unet(weights: Path, what: str, rounds: int) -> Table:
         plain(request["prompt"], generator=generator, **_SETTINGS)
 
     table = Table(
-        f"One request at a time, ms, and the share of it outside the UNet ({what})",
+        "One request at a time, ms, and the share of it outside the UNet (the embedded model)",
         ["", "UNet", "in all", "share outside", "wanted"],
     )
     calls = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import NormalDist
@@ -17,7 +16,7 @@ from shared.pretraining.diffusion.autoencoder import channel_statistics
 from shared.pretraining.diffusion.networks import build_scheduler, build_text_encoder, build_unet
 from shared.pretraining.diffusion.recipe import Recipe, WorkFolder
 from shared.pretraining.diffusion.tokens import encode, load_tokenizer
-from shared.pretraining.optimizing import Optimizers, rate_factor
+from shared.pretraining.optimizing import Optimizers
 from shared.pretraining.trainer import Trainer
 
 # AdamW's: what is no map between features of one width and another.
@@ -105,10 +104,6 @@ class UNetTrainer(Trainer):
             (found,) = self.denoise(noisy, levels, states, return_dict=False)
         return share * (weight * (found.float() - target).square()).mean()
 
-    def _rate_factor(self) -> float:
-        recipe = self.recipe
-        return rate_factor(self.step, recipe.steps, recipe.warmup, recipe.constant)
-
 
 class NoiseLevels:
     """The schedule's levels: how much signal and noise each has, how much it counts, and how often it is drawn.
@@ -147,6 +142,5 @@ def train(
     if work.checkpoint.exists():
         trainer.restore(work.checkpoint)
     trainer.train(work.latents, work.captions, work.checkpoint)
-    with work.log.open("w", newline="") as file:
-        csv.writer(file).writerows([("step", "loss"), *trainer.losses])
+    trainer.write_log(work.log)
     return trainer

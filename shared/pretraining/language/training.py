@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +66,5 @@ def train(recipe: Recipe, work: WorkFolder, *, threads: int, device: str, dtype:
     if work.checkpoint.exists():
         trainer.restore(work.checkpoint)
     trainer.train(work.rows, work.checkpoint)
-    with work.log.open("w", newline="") as file:
-        csv.writer(file).writerows([("step", "loss"), *trainer.losses])
+    trainer.write_log(work.log)
     return trainer

@@ -44,7 +44,7 @@ def judge_scene(picture: Image.Image, named: Named) -> dict[str, bool]:
 
     The parts must be all of those named and no others; a sun or moon must be there when named.
     """
-    pixels = np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
+    pixels = _pixels(picture)
     time = read_time(pixels)
     found = {}
     if named.time:
@@ -90,14 +90,19 @@ def count_lights(picture: Image.Image) -> int:
     """
     from scipy import ndimage
 
-    pixels = np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
+    pixels = _pixels(picture)
     time = read_time(pixels)
     template = _template(SKY_PARTS[time], None, time, 1.0)
     colour = np.median(template.colours, 0)
-    alike = np.square(lab(pixels) - colour).sum(-1) < _ALIKE**2
-    patches, count = ndimage.label(alike[: _SIDE // 2 + 2])
-    sizes = ndimage.sum(alike[: _SIDE // 2 + 2], patches, range(1, count + 1))
+    alike = np.square(lab(pixels[: _SIDE // 2 + 2]) - colour).sum(-1) < _ALIKE**2
+    patches, count = ndimage.label(alike)
+    sizes = ndimage.sum(alike, patches, range(1, count + 1))
     return int((sizes >= _LEAST_LIGHT).sum())
+
+
+def _pixels(picture: Image.Image) -> np.ndarray:
+    """The picture as it is read: 64 × 64 × 3, fp32."""
+    return np.asarray(picture.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BOX), np.float32)
 
 
 def _fit(colours: np.ndarray, part: str, colour: str | None, time: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from shared.pretraining.optimizing import Optimizers, rate_factor
+from shared.pretraining.optimizing import Optimizers
 from shared.pretraining.trainer import Trainer
 from shared.pretraining.upscaler.data import Batches
 from shared.pretraining.upscaler.recipe import Recipe, network
@@ -50,7 +50,3 @@ class UpscalerTrainer(Trainer):
             found = self.model(small)
         epsilon = self.recipe.epsilon
         return share * (((found.float() - large).square() + epsilon**2).sqrt() - epsilon).mean()
-
-    def _rate_factor(self) -> float:
-        recipe = self.recipe
-        return rate_factor(self.step, recipe.steps, recipe.warmup, recipe.constant)
